@@ -1,0 +1,76 @@
+# Everything a newcomer needs: `make demo`, then `make test`. See README.md.
+#
+# The set-up is repeatable: a stamp is written only when every package is in, so that a half-finished
+# .venv is completed (or, when its interpreter is broken, made anew) by the next `make`.
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME_STAMP := $(VENV)/.runtime-installed
+DEV_STAMP := $(VENV)/.dev-installed
+INSTALL = $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
+
+# Ray starts one Python process after another: without bytecode each of them compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help setup setup-dev demo test test-all check format bench requirements clean
+help:
+	@echo "make demo      set up .venv and run the main job: data, training, scores, service, report"
+	@echo "make test      set up what tests need besides, and run them (under 20 minutes on 2 cores)"
+	@echo "make test-all  the same with the long proofs"
+	@echo "make check     lint, formatting, types, import contracts"
+	@echo "make bench     the quick benchmarks, into benchmarks/results/latest/"
+	@echo "make clean     remove .venv and everything generated"
+
+$(RUNTIME_STAMP): requirements-setup.txt requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "Making $(VENV) with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@rm -f $(RUNTIME_STAMP) $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-setup.txt
+	$(INSTALL) --require-hashes -r requirements.txt
+	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_STAMP): $(RUNTIME_STAMP) requirements-dev.txt
+	$(INSTALL) --require-hashes -r requirements-dev.txt
+	@touch $@
+
+setup: $(RUNTIME_STAMP)
+setup-dev: $(DEV_STAMP)
+
+demo: setup
+	$(BIN)/appliance demo
+
+test: setup-dev
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+test-all: setup-dev
+	$(BIN)/python -m pytest --run-slow
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev
+	$(BIN)/python -m benchmarks.main_job --quick --json
+
+# Pins come from pyproject.toml; the resulting files name no registry.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet
+requirements: setup
+	$(COMPILE) -o requirements.txt
+	$(COMPILE) --extra test --extra bench -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) .cache demo build runs *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""The `appliance` command: one thin function a command, and one place that turns errors into sentences."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from appliance.cli import data, demo, evaluate, score, serve, train
+from appliance.errors import ApplianceError
+
+app = typer.Typer(
+    name="appliance",
+    help="Train Faster R-CNN on annotated pictures, score folders of pictures, serve over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("serve")(serve.serve)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run(app)
+
+
+def run_command(command: Callable[..., Any]) -> None:
+    """Runs a single command as a program of its own, as the modules of `jobs` do."""
+    single = typer.Typer(
+        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+    single.command()(command)
+    run(single)
+
+
+def run(command_line: typer.Typer) -> None:
+    """Runs a command line; a user's mistake ends in one sentence on standard error and exit code 1."""
+    configure_logging()
+    try:
+        command_line()
+    except ApplianceError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as in `appliance data stats DIR | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def configure_logging() -> None:
+    """Sends the library's messages to standard error, and of other libraries only warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("appliance", "serve_app", "jobs", "benchmarks"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Options that several commands share, so that they read and mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON document, last on stdout.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model file.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Ray cluster to use, host:port; by default RAY_ADDRESS, or a local one for the time being.",
+    ),
+]

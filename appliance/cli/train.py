@@ -1,0 +1,113 @@
+"""`appliance train`: a folder of annotated pictures in, a model file out."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appliance.cli.options import AddressOption, Json, Quiet
+from appliance.cli.tables import print_json
+from appliance.model.spec import COMPACT
+
+
+def train(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Pascal VOC folder to learn from.")],
+    out: Annotated[str, typer.Option(help="Model file to write.")] = "model.safetensors",
+    init: Annotated[
+        str, typer.Option(help="Starting weights: none, imagenet, coco, or a file.")
+    ] = "none",
+    steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps; by default 30 pictures' worth each.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures a step over all workers; default 1 or 4, see README.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    architecture: Annotated[str, typer.Option(help="Network to train.")] = COMPACT,
+    backbone: Annotated[
+        str | None, typer.Option(help="Backbone of the compact network; default resnet18.")
+    ] = None,
+    shorter_side: Annotated[
+        int | None, typer.Option(help="Pictures enter the network with this shorter side, pixels.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers.")] = 1,
+    use_gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Folder for metrics and checkpoints; default below runs/.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
+    address: AddressOption = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Train a detector with Ray Train.
+
+    Example: appliance train data/train --init mobilenet_v2.safetensors --out fridge.safetensors
+    """
+    from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.errors import ConfigError
+    from appliance.on_ray.cluster import connect
+    from appliance.on_ray.training import Workers, train_to_file
+    from appliance.training.plan import plan_training, settings_for
+
+    if resume and run_dir is None:
+        raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
+    dataset = ObjectDetectionDataset.create_from_dir(Path(data).name or "train", data)
+    plan = plan_training(
+        dataset.label_map,
+        images=len(dataset),
+        dataset_digest=dataset.digest(),
+        config=settings_for(
+            init,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            precision=precision,
+            seed=seed,
+            checkpoint_every_steps=checkpoint_every,
+        ),
+        init=init,
+        architecture=architecture,
+        backbone=backbone,
+        shorter_side_px=shorter_side,
+    )
+    unique = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    folder = Path(run_dir) if run_dir else Path("runs") / unique
+    connect(address)
+    trained = train_to_file(
+        plan,
+        dataset.images,
+        folder,
+        out,
+        workers=Workers(workers, use_gpu),
+        resume=resume,
+        progress=not quiet,
+    )
+    document = {
+        "model": out,
+        "version": trained.version,
+        "run_dir": str(folder),
+        "steps": plan.steps,
+        "images": len(dataset),
+        "labels": list(plan.spec.labels),
+        "train_wall_s": round(trained.wall_s, 2),
+        "final_loss": trained.final_loss,
+    }
+    if json:
+        print_json(document)
+        return
+    print(
+        f"Wrote {out} (version {trained.version}) after {plan.steps} steps in {trained.wall_s:.0f} s."
+    )
+    print(f"Curves:   tensorboard --logdir {folder / 'train'}")
+    print(f"Evaluate: appliance evaluate {out} TEST_DATA")
+    print(f"Score:    appliance score {out} PICTURES OUTPUT")

@@ -1,0 +1,313 @@
+"""`FasterRCNN`: the whole library behind one object, as users of the 2018 package know it.
+
+    detector = FasterRCNN(dataset.labels)
+    detector.train(dataset, num_steps=350)
+    detector.evaluate(test_dataset)["PASCAL/Precision/mAP@0.5IOU"]
+    detector.score("picture.jpg")["detection_boxes"]
+    detector.save("fridge.safetensors")
+
+Everything runs in this process; `appliance.on_ray` does the same on a cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torchvision.models.detection import FasterRCNN as Network
+
+from appliance import storage
+from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
+from appliance.detections import Detections
+from appliance.errors import ConfigError, LabelError, ModelFileError, StorageError
+from appliance.evaluation.comparison import compare_pictures
+from appliance.evaluation.evaluate import EvaluationResult, evaluate_detections
+from appliance.evaluation.tensorboard import write_tensorboard
+from appliance.images.decoding import decode_image
+from appliance.labels import Label, LabelMap
+from appliance.model import model_file
+from appliance.model.model_file import ModelInfo
+from appliance.model.predictor import Predictor
+from appliance.model.spec import COMPACT, ModelSpec
+from appliance.model.weights import StartingWeights, read_starting_weights
+from appliance.training.config import TrainingConfig
+from appliance.training.monitor import TENSORBOARD_DIR
+from appliance.training.plan import plan_training
+from appliance.training.run import train_here
+
+logger = logging.getLogger(__name__)
+
+GPU_ARCHITECTURE = "fasterrcnn_resnet50_fpn"
+DEFAULT_LEARNING_RATE = 0.02
+
+
+class FasterRCNN:
+    """A Faster R-CNN object detector.
+
+    Args:
+        labels: Classes to detect: a dataset's `labels`, or names.
+        score_threshold: Detections below are dropped, 0..1.
+        max_total_detections: At most so many a picture.
+        architecture: One of `model.spec.ARCHITECTURES`; None takes ResNet-50 where there is a GPU and
+            the compact one where there is none.
+        init: Starting weights: "coco", "imagenet", "none" or a file. None takes the best there are for
+            the architecture, and falls back to random ones, with a warning, where they cannot be
+            downloaded.
+        run_dir: Folder for checkpoints, metrics and TensorBoard files; None makes one below `runs/`.
+        device: "cpu", "cuda" or "auto".
+    """
+
+    def __init__(
+        self,
+        labels: Iterable[Label | str],
+        score_threshold: float = 0.0,
+        max_total_detections: int = 300,
+        *,
+        architecture: str | None = None,
+        init: str | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+    ) -> None:
+        default = GPU_ARCHITECTURE if torch.cuda.is_available() else COMPACT
+        self._label_map = LabelMap.of(labels)
+        self._architecture = architecture or default
+        self._init = init
+        self._device = device
+        self._settings = {
+            "score_threshold": score_threshold,
+            "max_detections": max_total_detections,
+        }
+        # Refuses wrong settings now, not after hours of training.
+        ModelSpec.of(self._label_map, self._architecture, **self._settings)
+        unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        self._run_dir = Path(run_dir) if run_dir else Path("runs") / f"faster_rcnn-{unique}"
+        self._trained: tuple[Network, ModelSpec, ModelInfo] | None = None
+        self._predictor: Predictor | None = None
+
+    @property
+    def labels(self) -> list[Label]:
+        """The classes, in the order of their ids."""
+        return list(self._label_map)
+
+    @property
+    def class_map(self) -> dict[str, int]:
+        """Name -> class id, from 1."""
+        return self._label_map.class_map
+
+    @property
+    def train_dir(self) -> str:
+        """Folder of the TensorBoard files of training."""
+        return str(self._run_dir / TENSORBOARD_DIR)
+
+    @property
+    def eval_dir(self) -> str:
+        """Folder of the TensorBoard files of evaluation."""
+        return str(self._run_dir / "eval")
+
+    def train(
+        self,
+        dataset: ObjectDetectionDataset,
+        num_steps: int | None = None,
+        initial_learning_rate: float = DEFAULT_LEARNING_RATE,
+        *,
+        batch_size: int = 1,
+        config: TrainingConfig | None = None,
+        progress: bool = True,
+        **stages: float,
+    ) -> None:
+        """Trains from the starting weights.
+
+        Args:
+            dataset: Annotated pictures; their labels must be among the detector's.
+            num_steps: Steps of `batch_size` pictures; by default 30 times the number of pictures.
+                At least 10 times is a rule of thumb.
+            initial_learning_rate: The peak of a one-cycle schedule; or, where stages are given, the
+                rate up to the first of them.
+            batch_size: Pictures a step.
+            config: All other settings; `steps`, `learning_rate` and `batch_size` come from above.
+            progress: Show a progress bar.
+            **stages: `step1=..., learning_rate1=..., step2=..., learning_rate2=...`: from each step on,
+                the rate beside it.
+
+        Raises:
+            LabelError: The dataset has a label that the detector was not made for.
+            ConfigError, TrainingError: See `TrainingConfig` and `training.engine.train`.
+        """
+        self._check_labels(dataset)
+        wishes = {
+            **(config or TrainingConfig()).to_json(),
+            "steps": num_steps,
+            "learning_rate": initial_learning_rate,
+            "batch_size": batch_size,
+            "learning_rate_stages": _stages(stages),
+        }
+        plan = plan_training(
+            self._label_map,
+            images=len(dataset),
+            dataset_digest=dataset.digest(),
+            config=TrainingConfig.from_json(wishes),
+            architecture=self._architecture,
+            weights=self._starting_weights(),
+            **self._settings,
+        )
+        network = train_here(
+            plan, dataset.images, self._run_dir, device=self._device, progress=progress
+        )
+        info = ModelInfo(
+            training=plan.config.to_json(), dataset_digest=plan.dataset_digest, parent=plan.init
+        )
+        self._trained = (network, plan.spec, info)
+        self._predictor = None
+
+    def evaluate(self, dataset: ObjectDetectionDataset) -> dict[str, float]:
+        """Measures the detector on annotated pictures.
+
+        Returns:
+            `PASCAL/PerformanceByCategory/AP@0.5IOU/<label>` for each label and
+            `PASCAL/Precision/mAP@0.5IOU`; the same, and pictures with boxes, go to `eval_dir`.
+
+        Raises:
+            LabelError: The dataset has a label that the detector does not know.
+            ModelFileError: The detector was not trained yet.
+        """
+        result = self.evaluate_in_detail(dataset)
+        pictures = compare_pictures(dataset.images, result)
+        write_tensorboard(self.eval_dir, result, pictures)
+        return result.to_contract_dict()
+
+    def evaluate_in_detail(self, dataset: ObjectDetectionDataset) -> EvaluationResult:
+        """Measures the detector on annotated pictures; see `EvaluationResult`."""
+        started_s = time.perf_counter()
+        found = [self.detect(image.storage_path) for image in dataset.images]
+        scoring_s = time.perf_counter() - started_s
+        return evaluate_detections(dataset.images, found, self._label_map, scoring_s=scoring_s)
+
+    def detect(self, image_path: str | os.PathLike[str]) -> Detections:
+        """Detects on one picture.
+
+        Raises:
+            StorageError, ImageError: The picture cannot be read.
+            ModelFileError: The detector was not trained yet.
+        """
+        predictor = self._ready()
+        image = decode_image(
+            storage.read_bytes(image_path),
+            source=str(image_path),
+            min_shorter_side_px=predictor.min_shorter_side_px,
+        )
+        return predictor.predict([image])[0]
+
+    @overload
+    def score(self, images: str | os.PathLike[str]) -> dict[str, Any]: ...
+    @overload
+    def score(self, images: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]: ...
+    def score(
+        self, images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Detects on one picture or several.
+
+        Args:
+            images: One path or URI, or a list of them.
+
+        Returns:
+            For one path a dictionary, for a list a list of them: `detection_boxes` as [top, left,
+            bottom, right] in 0..1, `detection_scores` descending, `detection_classes` from 1,
+            `num_detections`.
+
+        Raises:
+            StorageError, ImageError: A picture cannot be read.
+            ModelFileError: The detector was not trained yet.
+        """
+        if isinstance(images, str | os.PathLike):
+            return self.detect(images).to_score_dict()
+        return [self.detect(image).to_score_dict() for image in images]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the model file.
+
+        Raises:
+            StorageError: It cannot be written.
+            ModelFileError: The detector was not trained yet.
+        """
+        network, spec, info = self._model()
+        model_file.save(str(path), network, spec, info=info)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> FasterRCNN:
+        """Reads a model file that `save` or `appliance train` has written.
+
+        Raises:
+            StorageError: It cannot be read.
+            ModelFileError: It is no model file.
+        """
+        loaded = model_file.load(str(path))
+        spec = loaded.spec
+        detector = cls(
+            spec.labels,
+            spec.score_threshold,
+            spec.max_detections,
+            architecture=spec.architecture,
+            init=str(path),
+            device=device,
+        )
+        detector._trained = (loaded.network, spec, loaded.info)
+        return detector
+
+    @staticmethod
+    def parse_serialized_result(json_text: str) -> dict[str, Any]:
+        """Reads the JSON string that the web service's `/score` answers with for one picture."""
+        return dict(json.loads(json_text))
+
+    def _check_labels(self, dataset: ObjectDetectionDataset) -> None:
+        for label in dataset.labels:
+            if label not in self._label_map:
+                raise LabelError(
+                    "The dataset has a label that the detector was not made for",
+                    where=dataset.name,
+                    got=repr(label.name),
+                    expected=f"one of {', '.join(self.class_map)}",
+                    hint="Make the detector with the labels of this dataset",
+                )
+
+    def _starting_weights(self) -> StartingWeights:
+        if self._init is not None:
+            return read_starting_weights(self._init, self._architecture)
+        best = "imagenet" if self._architecture == COMPACT else "coco"
+        try:
+            return read_starting_weights(best, self._architecture)
+        except StorageError as error:
+            logger.warning("%s Training starts from random weights.", error)
+            return read_starting_weights("none")
+
+    def _model(self) -> tuple[Network, ModelSpec, ModelInfo]:
+        if self._trained is None:
+            raise ModelFileError(
+                "The detector was not trained yet", hint="Call train first, or load a model file"
+            )
+        return self._trained
+
+    def _ready(self) -> Predictor:
+        if self._predictor is None:
+            network, spec, _ = self._model()
+            self._predictor = Predictor(network, spec, device=self._device)
+        return self._predictor
+
+
+def _stages(given: dict[str, float]) -> list[tuple[int, float]]:
+    """`step1=..., learning_rate1=..., ...` as pairs, or a `ConfigError`."""
+    numbers = range(1, len(given) // 2 + 1)
+    expected = {name for n in numbers for name in (f"step{n}", f"learning_rate{n}")}
+    if set(given) != expected:
+        raise ConfigError(
+            "The learning rate stages are wrong",
+            got=", ".join(sorted(given)),
+            expected="step1, learning_rate1, step2, learning_rate2, ... without a gap",
+        )
+    return [(int(given[f"step{n}"]), float(given[f"learning_rate{n}"])) for n in numbers]

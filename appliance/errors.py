@@ -1,0 +1,120 @@
+"""Every error a user can cause or meet, as one tree.
+
+- ApplianceError
+    - InputError: something the user gave is wrong
+        - ConfigError: a flag, a YAML key or a request field
+        - StorageError: a path or URI that cannot be listed, read or written
+        - ImageError: bytes that are not a usable picture (`kind` says in which way)
+        - DatasetError: annotations that cannot be used
+        - LabelError: a class that is unknown, doubled or in the way
+        - ModelFileError: a model file that is none, is damaged or is of a newer format
+    - TrainingError: training cannot go on (`NonFiniteLossError` is its best-known case)
+        - NonFiniteLossError
+    - ServiceError: a cluster or service that cannot be started or reached
+
+A message is one sentence that says what, where, got, expected and the next step, and the parts stay
+apart as attributes, so that HTTP answers can send `message` and `hint` as separate fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApplianceError(Exception):
+    """An error whose message is meant to be read by the user.
+
+    Args:
+        what: What went wrong, without a full stop.
+        where: The file, URI, key or address concerned.
+        got: What was found there.
+        expected: What was needed instead.
+        hint: The next step, as a full imperative sentence without a full stop.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.got = None if got is None else str(got)
+        self.expected = None if expected is None else str(expected)
+        self.hint = hint
+        super().__init__(what)
+
+    @property
+    def message(self) -> str:
+        """The sentence without the next step."""
+        text = self.what if self.where is None else f"{self.what}: {self.where}"
+        facts = [f"got {self.got}"] if self.got is not None else []
+        facts += [f"expected {self.expected}"] if self.expected is not None else []
+        return f"{text} ({', '.join(facts)})" if facts else text
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}. {self.hint}."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments do not survive the default pickling, and Ray pickles every error.
+        return _rebuild, (type(self), self.__dict__.copy())
+
+
+def _rebuild(cls: type[ApplianceError], state: dict[str, Any]) -> ApplianceError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, state["what"])
+    error.__dict__.update(state)
+    return error
+
+
+class InputError(ApplianceError):
+    """Something the user gave is wrong."""
+
+
+class ConfigError(InputError):
+    """A flag, a YAML key or a request field is wrong."""
+
+
+class StorageError(InputError):
+    """A path or URI cannot be listed, read or written."""
+
+
+class ImageError(InputError):
+    """Bytes that are not a usable picture.
+
+    Attributes:
+        kind: One of `empty`, `unreadable`, `unsupported`, `too_large`, `missing`: the word that
+            summaries count by.
+    """
+
+    def __init__(self, what: str, *, kind: str, **facts: Any) -> None:
+        super().__init__(what, **facts)
+        self.kind = kind
+
+
+class DatasetError(InputError):
+    """Annotations cannot be used."""
+
+
+class LabelError(InputError):
+    """A class is unknown, doubled or in the way."""
+
+
+class ModelFileError(InputError):
+    """A model file is none, is damaged or is of a newer format."""
+
+
+class TrainingError(ApplianceError):
+    """Training cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """A loss became NaN or infinite; the message names step, losses and pictures."""
+
+
+class ServiceError(ApplianceError):
+    """A cluster or service cannot be started or reached."""

@@ -1,0 +1,1 @@
+"""From ground truths and detections to figures, plots and a report; knows nothing about training."""

@@ -1,0 +1,153 @@
+"""The one way from encoded bytes to pixels.
+
+Every picture the appliance sees, for training, batch, stream or online, passes through `decode_image`:
+the header is checked against the limits before a pixel is decoded, EXIF orientation is applied to the
+pixels, every colour mode becomes RGB, alpha is composed on white. Pillow does the decoding; JPEGs are
+scaled while they are decoded (DCT scaling) when the caller says how small they may become.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from appliance.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+_EXIF_ORIENTATION = 0x0112
+_ORIENTATIONS_THAT_SWAP_SIDES = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is refused before decoding.
+
+    Attributes:
+        max_bytes: Largest encoded size in bytes.
+        max_pixels: Largest width x height.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """Pixels, and the size that detections refer to.
+
+    Attributes:
+        pixels: uint8 RGB `[3, h, w]`; in memory the channels come last. May be smaller than the
+            original when it was scaled while decoding.
+        size_hw: Height and width of the ORIGINAL picture with EXIF orientation applied, pixels.
+    """
+
+    pixels: torch.Tensor
+    size_hw: tuple[int, int]
+
+
+def decode_image(
+    data: bytes,
+    *,
+    source: str,
+    limits: ImageLimits = ImageLimits(),
+    min_shorter_side_px: int | None = None,
+) -> DecodedImage:
+    """Decodes one picture to RGB.
+
+    Args:
+        data: The encoded file.
+        source: Name for error messages: a URI, or the name of an upload.
+        limits: What to refuse.
+        min_shorter_side_px: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter
+            side stays at least so long. None decodes at full size.
+
+    Raises:
+        ImageError: The bytes are empty, too many, no picture, damaged, or of a format not read.
+    """
+    if not data:
+        raise ImageError("The picture is empty", kind="empty", where=source, got="0 bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageError(
+            "The picture is too large",
+            kind="too_large",
+            where=source,
+            got=f"{len(data):,} bytes",
+            expected=f"at most {limits.max_bytes:,}",
+        )
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures; ours is the limit that counts, and it is checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _decode(image, source, limits, min_shorter_side_px)
+    except UnidentifiedImageError:
+        raise ImageError(
+            "Not a picture",
+            kind="unreadable",
+            where=source,
+            got=f"{len(data):,} bytes beginning {data[:8]!r}",
+            expected="JPEG, PNG, WebP, BMP, TIFF or GIF",
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            "The picture is too large", kind="too_large", where=source, got=error
+        ) from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError) as error:
+        # What Pillow's decoders raise on damaged files, by their own documentation and by fuzzing.
+        raise ImageError(
+            "The picture is damaged",
+            kind="unreadable",
+            where=source,
+            got=str(error) or type(error).__name__,
+        ) from None
+
+
+def _decode(
+    image: Image.Image, source: str, limits: ImageLimits, min_shorter_side_px: int | None
+) -> DecodedImage:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            "The picture is too large",
+            kind="too_large",
+            where=source,
+            got=f"{width}x{height} pixels",
+            expected=f"at most {limits.max_pixels:,} pixels",
+        )
+    # Pillow reports the size of a TIFF as it is shown, of every other format as it is stored.
+    swapped = (
+        image.format != "TIFF"
+        and image.getexif().get(_EXIF_ORIENTATION) in _ORIENTATIONS_THAT_SWAP_SIDES
+    )
+    size_hw = (width, height) if swapped else (height, width)
+    if min_shorter_side_px is not None and min(width, height) > min_shorter_side_px:
+        scale = min_shorter_side_px / min(width, height)
+        # Pillow picks the smallest DCT scale that is still at least this size; no-op except for JPEG.
+        image.draft(None, (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
+    rgb = _to_rgb(ImageOps.exif_transpose(image))
+    pixels_hwc = torch.from_numpy(np.array(rgb))
+    return DecodedImage(pixels_hwc.permute(2, 0, 1), size_hw)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip everything above 255 to white.
+        image = Image.fromarray((np.asarray(image, np.uint16) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        # 32-bit greys carry no range of their own; theirs is stretched over 8 bits when it exceeds them.
+        grey = np.asarray(image, np.float64)
+        grey = np.where(np.isfinite(grey), grey, 0.0)
+        grey = grey * (255.0 / max(float(grey.max()), 255.0))
+        image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

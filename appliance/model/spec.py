@@ -1,0 +1,147 @@
+"""What a detector is, apart from its weights: the settings that a model file carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from appliance.errors import ConfigError
+from appliance.labels import LabelMap
+
+COMPACT = "fasterrcnn_compact"
+TORCHVISION_ARCHITECTURES = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+)
+ARCHITECTURES = (COMPACT, *TORCHVISION_ARCHITECTURES)
+
+COMPACT_BACKBONES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+)
+
+# Shorter and longer side of torchvision's own recipes; ours for compact, see benchmarks.
+_SIDES_PX = {
+    COMPACT: (384, 640),
+    "fasterrcnn_resnet50_fpn": (800, 1333),
+    "fasterrcnn_resnet50_fpn_v2": (800, 1333),
+    "fasterrcnn_mobilenet_v3_large_fpn": (800, 1333),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": (320, 640),
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to build the network again and to run it as it was trained.
+
+    Attributes:
+        labels: Class names, id 1 first.
+        architecture: One of `ARCHITECTURES`.
+        backbone: One of `COMPACT_BACKBONES` for compact, else None.
+        shorter_side_px: Pictures are resized so that the shorter side has this length ...
+        longer_side_px: ... unless the longer one would exceed this.
+        fpn_channels: Channels of the feature pyramid (compact only).
+        box_head_channels: Width of the box head (compact only).
+        anchor_sizes_px: Square root of the anchor areas at strides 8, 16 and 32, in pixels of the
+            resized picture (compact only).
+        proposals_pre_nms: Proposals kept per pyramid level before NMS, at inference.
+        proposals_post_nms: Proposals that reach the box head, at inference.
+        score_threshold: Detections below are dropped, 0..1.
+        nms_iou_threshold: Boxes of one class overlapping more are suppressed, 0..1.
+        max_detections: At most so many detections a picture.
+
+    Raises:
+        ConfigError: A value is out of its range.
+        LabelError: The labels are not usable.
+    """
+
+    labels: tuple[str, ...]
+    architecture: str = COMPACT
+    backbone: str | None = "resnet18"
+    shorter_side_px: int = 384
+    longer_side_px: int = 640
+    fpn_channels: int = 96
+    box_head_channels: int = 256
+    anchor_sizes_px: tuple[int, int, int] = (32, 64, 128)
+    proposals_pre_nms: int = 300
+    proposals_post_nms: int = 100
+    score_threshold: float = 0.05
+    nms_iou_threshold: float = 0.5
+    max_detections: int = 300
+
+    def __post_init__(self) -> None:
+        LabelMap(self.labels)
+        _one_of("architecture", self.architecture, ARCHITECTURES)
+        if self.architecture == COMPACT:
+            _one_of("backbone", self.backbone, COMPACT_BACKBONES)
+        if not 32 <= self.shorter_side_px <= self.longer_side_px <= 8192:
+            raise ConfigError(
+                "The input size is out of range",
+                got=f"shorter side {self.shorter_side_px}, longer side {self.longer_side_px}",
+                expected="32 <= shorter <= longer <= 8192 pixels",
+            )
+        for name in ("score_threshold", "nms_iou_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected="0..1")
+        counts = ("proposals_pre_nms", "proposals_post_nms", "max_detections")
+        for name in (*counts, "fpn_channels", "box_head_channels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=">= 1")
+
+    @classmethod
+    def of(cls, labels: LabelMap, architecture: str = COMPACT, **settings: Any) -> ModelSpec:
+        """The defaults of an architecture, with `settings` in their place where given."""
+        shorter_side_px, longer_side_px = _SIDES_PX.get(architecture, (384, 640))
+        sides = {"shorter_side_px": shorter_side_px, "longer_side_px": longer_side_px}
+        if architecture != COMPACT:
+            sides |= {"proposals_pre_nms": 1000, "proposals_post_nms": 300}
+            settings = {"backbone": None, **settings}
+        return cls(labels=labels.names, architecture=architecture, **{**sides, **settings})
+
+    @property
+    def label_map(self) -> LabelMap:
+        """The labels with their ids."""
+        return LabelMap(self.labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the model file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Reads `to_json` back; lists become tuples.
+
+        Raises:
+            ConfigError: A key is unknown, or a value has the wrong type or range.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError("Unknown model setting", got=", ".join(unknown))
+        try:
+            return cls(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            )
+        except TypeError as error:
+            raise ConfigError("A model setting has the wrong type", got=error) from None
+
+    def with_settings(self, **settings: Any) -> ModelSpec:
+        """A copy with some settings replaced; None leaves a setting as it is."""
+        return replace(self, **{k: v for k, v in settings.items() if v is not None})
+
+    def resized_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """The size in pixels at which a picture of `size_hw` enters the network (before padding)."""
+        height, width = size_hw
+        scale = min(self.shorter_side_px / min(size_hw), self.longer_side_px / max(size_hw))
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"Unknown {name}", got=value, expected=f"one of {', '.join(allowed)}")

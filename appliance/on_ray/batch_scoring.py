@@ -1,0 +1,397 @@
+"""Scores every picture of a folder or bucket into Parquet, with Ray Data.
+
+The path of a job:
+
+    list pictures -> cut the listing into parts -> Ray Data: an actor pool scores one part after another
+    (`part_scorer`) and writes its file -> all parts are there -> commit (`scores_folder`)
+
+Every picture listed gives exactly one row, in the order of the listing, also when it could not be read.
+Through Ray pass only names and counts, in few large tasks: each task costs it about a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import pickle
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from appliance import storage
+from appliance.errors import ApplianceError, ConfigError, ServiceError, StorageError
+from appliance.images.decoding import EXTENSIONS, ImageLimits
+from appliance.model import model_file
+from appliance.on_ray import cluster
+from appliance.on_ray.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
+from appliance.on_ray.progress import ImageProgress, ProgressStyle
+from appliance.on_ray.scores_folder import Manifest, Part, PARTS, ScoresFolder
+
+if TYPE_CHECKING:
+    import ray.data
+
+logger = logging.getLogger(__name__)
+
+MIN_IMAGES_PER_PART = 16
+MAX_IMAGES_PER_PART = 1024
+PARTS_PER_WORKER = 8
+"""So many parts a worker even out the end of a job and make its progress visible."""
+MIN_IMAGES_PER_WORKER = 64
+"""A worker takes seconds to start: for fewer pictures it is not worth it."""
+PART_RETRIES = 5
+"""Attempts after the first when workers die on a part. Without a limit, Ray would try for ever."""
+
+
+@dataclass(frozen=True)
+class BatchScoringConfig:
+    """How to score.
+
+    Attributes:
+        workers: Processes that score; by default what the CPUs, or the GPUs, of the cluster allow.
+        cpus_per_worker: CPUs of each; by default 1, or a GPU's share of them, at most 8.
+        gpus_per_worker: GPUs of each, also fractions; by default 1 where the cluster has any.
+        batch_size: Pictures handed to the network at once.
+        images_per_part: Pictures of one Parquet file; by default 16 to 1024, by the size of the job.
+        score_threshold: Overrides the model's own, 0..1.
+        max_detections: Overrides the model's own.
+        max_image_bytes: Larger files get an error row.
+        max_image_pixels: So do larger pictures.
+        stall_timeout_s: Give up when no part was finished for so long: the cluster has no room for a
+            single worker, or a worker hangs.
+        progress: "bar", "log" (a line each ten seconds), "off", or "auto": a bar on a terminal.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
+    batch_size: int = 8
+    images_per_part: int | None = None
+    score_threshold: float | None = None
+    max_detections: int | None = None
+    max_image_bytes: int = ImageLimits.max_bytes
+    max_image_pixels: int = ImageLimits.max_pixels
+    stall_timeout_s: float = 1800.0
+    progress: ProgressStyle = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "workers",
+            "cpus_per_worker",
+            "batch_size",
+            "images_per_part",
+            "max_image_bytes",
+            "max_image_pixels",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is wrong", got=value, expected="at least 1")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise ConfigError("gpus_per_worker is wrong", got=self.gpus_per_worker, expected=">= 0")
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a job did.
+
+    Attributes:
+        output_uri: Where the scores are.
+        images: Pictures listed.
+        rows: Records written; equal to `images`.
+        errors_by_kind: Word -> pictures that could not be read.
+        objects_per_label: Label -> detections.
+        model_name: As in the records.
+        model_version: As in the records.
+        workers: Processes that were asked for.
+        wall_s: Seconds from the call to the commit.
+        start_up_s: Seconds of these before the first picture: cluster, processes, model.
+        images_per_s: Pictures by the time from the first picture to the last.
+    """
+
+    output_uri: str
+    images: int
+    rows: int
+    errors_by_kind: dict[str, int]
+    objects_per_label: dict[str, int]
+    model_name: str
+    model_version: str
+    workers: int
+    wall_s: float
+    start_up_s: float
+    images_per_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `_summary.json` and the last line of a job."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """How many workers, and what each of them takes of the cluster."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+
+def score_folder(
+    model_uri: str | os.PathLike[str],
+    input_uri: str | os.PathLike[str],
+    output_uri: str | os.PathLike[str],
+    *,
+    config: BatchScoringConfig = BatchScoringConfig(),
+    overwrite: bool = False,
+    address: str | None = None,
+) -> BatchSummary:
+    """Scores all pictures below a folder or prefix.
+
+    Local paths are made absolute; on a cluster of several nodes they have to lie on a file system that
+    all of them share.
+
+    Args:
+        model_uri: Model file.
+        input_uri: Folder or prefix, searched to any depth.
+        output_uri: New or empty folder; see `scores_folder` for what lies in it afterwards.
+        config: How.
+        overwrite: Whether an earlier job's output may be replaced once this job has succeeded.
+        address: Cluster to join when this process is in none; see `cluster.connect`.
+
+    Raises:
+        StorageError: No such folder, no pictures in it, or the output cannot be written.
+        ModelFileError: The model file is none.
+        ServiceError: The cluster failed.
+    """
+    started = time.perf_counter()
+    started_s = time.time()
+    model_uri, input_uri, output_uri = map(_absolute, (model_uri, input_uri, output_uri))
+    image_uris = storage.list_files(input_uri, EXTENSIONS)
+    if not image_uris:
+        raise StorageError(
+            "No pictures in the folder", where=input_uri, expected=f"files in {' '.join(EXTENSIONS)}"
+        )
+    model = _describe_model(model_uri)
+    output = ScoresFolder.create(output_uri, overwrite=overwrite)
+    try:
+        cluster.connect(address)
+        pool = _size_pool(config, len(image_uris))
+        parts = _cut(image_uris, pool, config, output)
+        outcomes = _score_parts(parts, _scorer_settings(model_uri, config, pool), pool, config)
+        _check_complete(outcomes, parts, model["version"])
+        first_s = min(outcome.started_s for outcome in outcomes)
+        last_s = max(outcome.finished_s for outcome in outcomes)
+        summary = BatchSummary(
+            output_uri=output_uri,
+            images=len(image_uris),
+            rows=sum(outcome.rows for outcome in outcomes),
+            errors_by_kind=_total(outcome.errors_by_kind for outcome in outcomes),
+            objects_per_label=_total(outcome.objects_per_label for outcome in outcomes),
+            model_name=model["name"],
+            model_version=model["version"],
+            workers=pool.workers,
+            wall_s=round(time.perf_counter() - started, 3),
+            start_up_s=round(first_s - started_s, 3),
+            images_per_s=round(len(image_uris) / max(last_s - first_s, 1e-9), 3),
+        )
+        output.commit(_manifest(output, outcomes, model, input_uri, image_uris, config), summary.to_json())
+    finally:
+        output.discard()
+    return summary
+
+
+def _describe_model(model_uri: str) -> dict[str, Any]:
+    loaded = model_file.load(model_uri)
+    sha256 = hashlib.sha256(storage.read_bytes(model_uri)).hexdigest()
+    return {
+        "uri": model_uri,
+        "name": loaded.name,
+        "version": loaded.version,
+        "sha256": sha256,
+        "labels": list(loaded.spec.label_map.names),
+    }
+
+
+def _size_pool(config: BatchScoringConfig, images: int) -> _Pool:
+    import ray
+
+    resources = ray.cluster_resources()
+    total_cpus, total_gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if total_gpus else 0.0
+    if gpus:
+        cpus = config.cpus_per_worker or max(1, min(8, int(total_cpus / max(total_gpus, 1) * gpus)))
+        most = int(max(total_gpus, 1) / gpus)
+    else:
+        cpus = config.cpus_per_worker or 1
+        most = total_cpus // cpus
+    worthwhile = math.ceil(images / MIN_IMAGES_PER_WORKER)
+    return _Pool(config.workers or max(1, min(most, worthwhile)), cpus, gpus)
+
+
+def _cut(
+    image_uris: Sequence[str], pool: _Pool, config: BatchScoringConfig, output: ScoresFolder
+) -> list[PartJob]:
+    size = config.images_per_part
+    if size is None:
+        even = math.ceil(len(image_uris) / (pool.workers * PARTS_PER_WORKER))
+        size = min(max(even, MIN_IMAGES_PER_PART), MAX_IMAGES_PER_PART)
+    starts = range(0, len(image_uris), size)
+    return [
+        PartJob(index, tuple(image_uris[start : start + size]), output.part_uri(index))
+        for index, start in enumerate(starts)
+    ]
+
+
+def _scorer_settings(model_uri: str, config: BatchScoringConfig, pool: _Pool) -> ScorerSettings:
+    return ScorerSettings(
+        model_uri,
+        ImageLimits(config.max_image_bytes, config.max_image_pixels),
+        device="auto" if pool.gpus else "cpu",
+        threads=pool.cpus,
+        batch_size=config.batch_size,
+        score_threshold=config.score_threshold,
+        max_detections=config.max_detections,
+    )
+
+
+class _Worker:
+    """A row with a pickled `PartJob` in, a row with a pickled outcome or error out.
+
+    Errors meant for the user travel as values: raised here, they would reach him as Ray's own error
+    around a traceback, and a failing constructor would lose them altogether.
+    """
+
+    def __init__(self, settings: ScorerSettings) -> None:
+        self._scorer: PartScorer | ApplianceError
+        try:
+            self._scorer = PartScorer(settings)
+        except ApplianceError as error:
+            self._scorer = error
+
+    def __call__(self, row: Mapping[str, bytes]) -> dict[str, bytes]:
+        outcome: PartOutcome | ApplianceError
+        if isinstance(self._scorer, ApplianceError):
+            outcome = self._scorer
+        else:
+            try:
+                outcome = self._scorer.score_part(pickle.loads(row["job"]))
+            except ApplianceError as error:
+                outcome = error
+        return {"outcome": pickle.dumps(outcome)}
+
+
+def _score_parts(
+    parts: Sequence[PartJob], settings: ScorerSettings, pool: _Pool, config: BatchScoringConfig
+) -> list[PartOutcome]:
+    """The outcomes in the order of the parts."""
+    total = sum(len(part.image_uris) for part in parts)
+    outcomes: list[PartOutcome] = []
+    with ImageProgress(total, config.progress) as progress:
+        for outcome in _run(_pipeline(parts, settings, pool, config)):
+            outcomes.append(outcome)
+            progress.advance(outcome.rows)
+    return sorted(outcomes, key=lambda outcome: outcome.index)
+
+
+def _pipeline(
+    parts: Sequence[PartJob], settings: ScorerSettings, pool: _Pool, config: BatchScoringConfig
+) -> ray.data.Dataset:
+    import ray
+
+    rows = [{"job": pickle.dumps(part)} for part in parts]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Worker,
+        fn_constructor_args=(settings,),
+        compute=ray.data.ActorPoolStrategy(size=pool.workers),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        max_task_retries=PART_RETRIES,
+    )
+    context = dataset.context
+    context.enable_progress_bars = False  # ours counts pictures, Ray's would count parts
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = config.stall_timeout_s
+    return dataset
+
+
+def _run(dataset: ray.data.Dataset) -> Iterator[PartOutcome]:
+    import ray
+
+    try:
+        for row in dataset.iter_rows():
+            outcome = pickle.loads(row["outcome"])
+            if isinstance(outcome, ApplianceError):
+                raise outcome
+            yield outcome
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        raise ServiceError(
+            "The scoring job stands still",
+            got=f"no part finished in {dataset.context.execution_no_progress_timeout_s:.0f} s",
+            hint="See by `ray status` whether the cluster has free CPUs or GPUs for a worker",
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise ServiceError(
+            "The scoring job failed on the cluster",
+            got=str(error).strip().splitlines()[-1],
+            hint="The logs of the workers are in the logs folder of the Ray session",
+        ) from error
+
+
+def _check_complete(
+    outcomes: Sequence[PartOutcome], parts: Sequence[PartJob], model_version: str
+) -> None:
+    done = [(outcome.index, outcome.rows) for outcome in outcomes]
+    if done != [(part.index, len(part.image_uris)) for part in parts]:
+        raise ServiceError(
+            "The scoring job lost parts", got=f"{len(done)} parts", expected=f"{len(parts)}"
+        )
+    versions = {outcome.model_version for outcome in outcomes}
+    if versions != {model_version}:
+        raise StorageError(
+            "The model file changed while the job ran",
+            got=f"versions {', '.join(sorted(versions | {model_version}))}",
+            hint="Run the job again",
+        )
+
+
+def _manifest(
+    output: ScoresFolder,
+    outcomes: Sequence[PartOutcome],
+    model: Mapping[str, Any],
+    input_uri: str,
+    image_uris: Sequence[str],
+    config: BatchScoringConfig,
+) -> Manifest:
+    parts = tuple(
+        Part(f"{PARTS}/{output.part_name(outcome.index)}", outcome.rows, outcome.size_bytes)
+        for outcome in outcomes
+    )
+    listing_sha256 = hashlib.sha256("\n".join(image_uris).encode()).hexdigest()
+    return Manifest(
+        run_id=output.run_id,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=sum(part.rows for part in parts),
+        parts=parts,
+        model=model,
+        input={"uri": input_uri, "images": len(image_uris), "listing_sha256": listing_sha256},
+        settings=asdict(config),
+    )
+
+
+def _total(counters: Iterator[Counter[str]] | Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return dict(sorted(total.items()))
+
+
+def _absolute(uri: str | os.PathLike[str]) -> str:
+    return str(uri) if storage.is_remote(uri) else os.path.abspath(storage.local_path(uri))

@@ -1,0 +1,267 @@
+"""The only place that starts, joins and stops Ray.
+
+Two ways to a cluster: `local_cluster` starts one that belongs to the caller and is gone when the block
+ends; `connect` joins the cluster of a submitted job or of `RAY_ADDRESS`, and starts a local one only
+where there is neither. Everything else in `on_ray` takes a running cluster for granted.
+
+A local cluster asks for a token that only this process and its children know, so that nobody else on
+the machine can run code in it, keeps its files in a folder of its own, and is quiet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from appliance.errors import ApplianceError, ConfigError, ServiceError
+
+logger = logging.getLogger(__name__)
+
+PROBE_TIMEOUT_S = 5.0
+"""How long an address may take to accept a connection before it counts as unreachable."""
+
+_MIB = 2**20
+_MIN_OBJECT_STORE_BYTES = 80 * _MIB  # Ray refuses less than 75 MiB
+_MAX_OBJECT_STORE_BYTES = 1024 * _MIB  # parts of a job are lists of names: they need little
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """A cluster that this process is connected to.
+
+    Attributes:
+        address: `host:port` of the head.
+        owned: Whether this process started it and stops it.
+        start_up_s: Seconds that starting or joining took.
+    """
+
+    address: str
+    owned: bool
+    start_up_s: float
+
+
+@contextmanager
+def local_cluster(
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    object_store_bytes: int | None = None,
+    log_to_driver: bool = False,
+) -> Iterator[ClusterInfo]:
+    """A local cluster for the length of a `with` block; stopped at its end, however that comes.
+
+    Without a dashboard, which costs seconds and hundreds of megabytes: who wants one, or the Jobs API,
+    runs `ray start --head` and joins by `connect`.
+
+    Args:
+        num_cpus: CPUs that Ray may give out; by default those of the machine.
+        num_gpus: GPUs likewise.
+        environment: Variables that have to stand before Ray starts, such as those of Ray Serve. The
+            variables of this process are as before when the block has ended.
+        object_store_bytes: Size of the shared memory store; by default a tenth of the memory, at most
+            1 GiB and at most what `/dev/shm` has.
+        log_to_driver: Whether the output of workers appears here.
+
+    Raises:
+        ServiceError: This process is connected to a cluster already, or Ray cannot start.
+    """
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        stack.callback(_refresh_authentication)
+        # Before the import: Ray and Ray Serve read most of their variables when they are imported.
+        stack.enter_context(_variables({**_security(), **(environment or {})}))
+        import ray
+
+        if ray.is_initialized():
+            raise ServiceError(
+                "A Ray cluster is in use by this process already",
+                where=_address(),
+                hint="End it before starting another",
+            )
+        _refresh_authentication()
+        folder = stack.enter_context(_session_folder())
+        store_bytes = object_store_bytes or _default_object_store_bytes()
+        # Registered before the start, so that a start that is interrupted is cleaned up as well.
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=False,
+                object_store_memory=store_bytes,
+                log_to_driver=log_to_driver,
+                logging_level=logging.WARNING,
+                _temp_dir=str(folder),
+                _plasma_directory=None if _shared_memory_bytes() >= store_bytes else str(folder),
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ServiceError("Ray cannot start on this machine", got=_first_line(error)) from error
+        info = ClusterInfo(_address(), True, time.perf_counter() - started)
+        logger.info("started a local Ray cluster in %.1f s", info.start_up_s)
+        yield info
+
+
+def connect(address: str | None = None) -> ClusterInfo:
+    """Joins the cluster that is meant, or starts a local one that ends with this process.
+
+    The cluster this process uses already, else `address`, else `RAY_ADDRESS` (which a submitted job
+    finds set), else a new local one.
+
+    Args:
+        address: `host:port` of a head, or "auto" for the cluster of this machine.
+
+    Raises:
+        ConfigError: The address is not of this form.
+        ServiceError: No cluster answers there, it wants another token, or none can be started.
+    """
+    import ray
+
+    started = time.perf_counter()
+    if ray.is_initialized():
+        return ClusterInfo(_address(), False, 0.0)
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if not wanted:
+        stack = ExitStack()
+        info = stack.enter_context(local_cluster())
+        atexit.register(stack.close)
+        return info
+    _probe(wanted)
+    try:
+        ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
+    except ray.exceptions.AuthenticationError as error:
+        raise ServiceError(
+            "The Ray cluster does not accept our token",
+            where=wanted,
+            got=_first_line(error),
+            hint="Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the token of the cluster",
+        ) from error
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ServiceError(
+            "Cannot join the Ray cluster",
+            where=wanted,
+            got=_first_line(error),
+            hint="Check the address with `ray status`",
+        ) from error
+    return ClusterInfo(_address(), False, time.perf_counter() - started)
+
+
+def _probe(address: str) -> None:
+    """Fails fast where Ray itself would try for a minute and write pages."""
+    if address == "auto":
+        return
+    parts = urlsplit(f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port or "/" in address:
+        raise ConfigError(
+            "Not an address of a Ray cluster",
+            got=repr(address),
+            expected="host:port",
+            hint="To run on a cluster from outside of it, submit a job: "
+            "`ray job submit --working-dir . -- python -m jobs.batch_score ...`",
+        )
+    try:
+        socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
+    except OSError as error:
+        raise ServiceError(
+            "No Ray cluster answers",
+            where=address,
+            got=error.strerror or str(error),
+            hint="Start one with `ray start --head`, or unset RAY_ADDRESS to use a local one",
+        ) from None
+
+
+def _security() -> dict[str, str]:
+    """Variables that switch token authentication on, unless the user has decided about it."""
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+    variables = {key: os.environ.get(key, value) for key, value in variables.items()}
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        # Else Ray would leave a token that every user can read in the home folder.
+        variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return variables
+
+
+def _refresh_authentication() -> None:
+    """Makes Ray's native part read the variables again; it has kept those of its first use.
+
+    Ray 2.60 does the same, by the same calls, when it switches authentication on by itself.
+    """
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """Ray's logs and sockets; removed at the end, kept when something failed unexpectedly."""
+    # Not below TMPDIR: Linux allows 107 characters for the path of a socket.
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    try:
+        yield folder
+    except ApplianceError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except Exception:
+        logger.warning("the logs of Ray are kept in %s", folder)
+        raise
+    except BaseException:  # Ctrl-C, and the end of the process
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _default_object_store_bytes() -> int:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted = min(memory_bytes // 10, _MAX_OBJECT_STORE_BYTES)
+    shared_bytes = _shared_memory_bytes()
+    if shared_bytes >= _MIN_OBJECT_STORE_BYTES:
+        wanted = min(wanted, shared_bytes)
+    return max(wanted, _MIN_OBJECT_STORE_BYTES)
+
+
+def _shared_memory_bytes() -> int:
+    """What may be taken of `/dev/shm`, leaving a tenth; 0 where there is none."""
+    if not _SHARED_MEMORY.is_dir():
+        return 0
+    return shutil.disk_usage(_SHARED_MEMORY).free * 9 // 10
+
+
+def _address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,119 @@
+"""From encoded pictures to records: the one path that batch, stream and online scoring share.
+
+    decode -> predict -> record
+
+The steps stay apart, because a service decodes in parallel before it batches, while `score` runs them in
+one go for those who have many pictures at hand. One bad picture never spoils its neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.errors import ApplianceError
+from appliance.images.decoding import DecodedImage, ImageLimits, decode_image
+from appliance.model.predictor import Predictor
+from appliance.records import Record
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedUpload:
+    """A picture that could be read, and where it came from."""
+
+    image: DecodedImage
+    image_uri: str
+    content_sha256: str
+
+
+class ImageScorer:
+    """Scores encoded pictures with one predictor.
+
+    Args:
+        predictor: The model. One thread at a time may call `predict` or `score`.
+        limits: What to refuse before decoding.
+    """
+
+    def __init__(self, predictor: Predictor, limits: ImageLimits = ImageLimits()) -> None:
+        self.predictor = predictor
+        self.limits = limits
+
+    @classmethod
+    def load(
+        cls, model_uri: str, *, limits: ImageLimits = ImageLimits(), **predictor_options: Any
+    ) -> ImageScorer:
+        """Reads a model file; options as in `Predictor.load`.
+
+        Raises:
+            StorageError: The file cannot be read.
+            ModelFileError: It is no usable model file.
+        """
+        return cls(Predictor.load(model_uri, **predictor_options), limits)
+
+    def decode(self, data: bytes, image_uri: str) -> DecodedUpload:
+        """Decodes one picture; safe to call from many threads.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        image = decode_image(
+            data,
+            source=image_uri,
+            limits=self.limits,
+            min_shorter_side_px=self.predictor.min_shorter_side_px,
+        )
+        return DecodedUpload(image, image_uri, hashlib.sha256(data).hexdigest())
+
+    def predict(self, uploads: Sequence[DecodedUpload]) -> list[Record]:
+        """One record a picture, in the order given."""
+        found = self.predictor.predict([upload.image for upload in uploads])
+        return [
+            Record.of_detections(
+                detections,
+                self.predictor.labels,
+                image_uri=upload.image_uri,
+                content_sha256=upload.content_sha256,
+                model_name=self.predictor.model_name,
+                model_version=self.predictor.model_version,
+            )
+            for upload, detections in zip(uploads, found, strict=True)
+        ]
+
+    def error_record(self, error: ApplianceError, image_uri: str, data: bytes | None) -> Record:
+        """The record of a picture that could not be read; `data` is what was read of it, if anything."""
+        return Record.of_error(
+            error,
+            image_uri=image_uri,
+            content_sha256=None if data is None else hashlib.sha256(data).hexdigest(),
+            model_name=self.predictor.model_name,
+            model_version=self.predictor.model_version,
+        )
+
+    def score(
+        self,
+        items: Sequence[tuple[str, bytes | ApplianceError]],
+        decoders: Executor | None = None,
+    ) -> list[Record]:
+        """One record an item, in the order given, errors included.
+
+        Args:
+            items: URI and encoded bytes, or the error met on reading them.
+            decoders: Decodes in parallel when given; Pillow releases the interpreter lock.
+        """
+        run = map if decoders is None else decoders.map
+        decoded = list(run(self._decode_item, items))
+        readable = [item for item in decoded if isinstance(item, DecodedUpload)]
+        predicted: Iterator[Record] = iter(self.predict(readable))
+        return [next(predicted) if isinstance(item, DecodedUpload) else item for item in decoded]
+
+    def _decode_item(self, item: tuple[str, bytes | ApplianceError]) -> DecodedUpload | Record:
+        image_uri, data = item
+        if isinstance(data, ApplianceError):
+            return self.error_record(data, image_uri, None)
+        try:
+            return self.decode(data, image_uri)
+        except ApplianceError as error:
+            return self.error_record(error, image_uri, data)

@@ -1,0 +1,103 @@
+"""How a model is trained: one frozen value, the same for flags, YAML and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from appliance.errors import ConfigError
+
+Optimizer = Literal["sgd", "adamw"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of one training run; every default can stay.
+
+    Attributes:
+        steps: Optimizer steps; None takes 30 a picture and batch, see `resolved`.
+        batch_size: Pictures a step over all workers.
+        learning_rate: Peak of the one-cycle schedule, for `batch_size` pictures a step.
+        learning_rate_stages: Instead of one cycle: `learning_rate` up to the first step named, then the
+            rate beside it, and so on: ((step1, learning_rate1), (step2, learning_rate2), ...).
+        warmup_fraction: Share of the steps in which the rate climbs to its peak, 0..1.
+        optimizer: "sgd" or "adamw".
+        momentum: Of SGD; the first beta of AdamW.
+        weight_decay: On weights of convolutions and linear layers only.
+        clip_gradient_norm: Gradients are scaled down to at most this norm.
+        train_batch_norm: Whether BatchNorm learns its statistics (from random weights it must; with
+            few pictures a step and good starting weights it must not). None decides by the weights.
+        frozen_stages: First stages of the backbone that stay as they are, 0 to 3; None freezes one where
+            the starting weights are pretrained (compact architecture only).
+        flip: Probability of a horizontal flip, 0..1.
+        scale_jitter: The picture is scaled by a factor in [1 - this, 1 + this].
+        colour_jitter: Strength of brightness, contrast and saturation changes, 0..1.
+        seed: Of weights, order and augmentation; equal seeds give equal runs on one machine.
+        precision: "bfloat16" computes the convolutions in bfloat16; "auto" does so where the machine
+            has units for it (GPU, or a CPU with AMX), "float32" never.
+        checkpoint_every_steps: Steps between checkpoints; 0 keeps only the last.
+        cache_mb: Memory for decoded pictures, per worker, in MiB.
+    """
+
+    steps: int | None = None
+    batch_size: int = 4
+    learning_rate: float = 0.02
+    learning_rate_stages: tuple[tuple[int, float], ...] = ()
+    warmup_fraction: float = 0.1
+    optimizer: Optimizer = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip_gradient_norm: float = 10.0
+    train_batch_norm: bool | None = None
+    frozen_stages: int | None = None
+    flip: float = 0.5
+    scale_jitter: float = 0.2
+    colour_jitter: float = 0.3
+    seed: int = 0
+    precision: Precision = "auto"
+    checkpoint_every_steps: int = 100
+    cache_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        at_least_1 = ("batch_size", "steps") if self.steps is not None else ("batch_size",)
+        for name in at_least_1:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=">= 1")
+        for name in ("learning_rate", "clip_gradient_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected="> 0")
+        for name in ("warmup_fraction", "momentum", "flip", "scale_jitter", "colour_jitter"):
+            if not 0 <= getattr(self, name) < 1 + (name == "flip"):
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected="0..1")
+        starts = [step for step, _ in self.learning_rate_stages]
+        if starts != sorted(set(starts)) or any(rate <= 0 for _, rate in self.learning_rate_stages):
+            raise ConfigError(
+                "The learning rate stages are wrong",
+                got=self.learning_rate_stages,
+                expected="ascending steps, each with a rate above 0",
+            )
+        if self.frozen_stages not in (None, 0, 1, 2, 3):
+            raise ConfigError(
+                "frozen_stages is out of range", got=self.frozen_stages, expected="0, 1, 2 or 3"
+            )
+        for name in ("weight_decay", "checkpoint_every_steps", "cache_mb"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=">= 0")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ConfigError("Unknown optimizer", got=self.optimizer, expected="sgd or adamw")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(
+                "Unknown precision", got=self.precision, expected="auto, float32 or bfloat16"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the model file and the checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainingConfig:
+        """Reads `to_json` back; JSON has turned the stages into lists."""
+        stages = tuple((int(step), float(rate)) for step, rate in values["learning_rate_stages"])
+        return cls(**{**values, "learning_rate_stages": stages})

@@ -1,0 +1,153 @@
+"""Dynamic batching: single items in, batches to a worker thread, single results out.
+
+Knows nothing of pictures, models, HTTP or Ray, so that it can be tested with `2 * x + 1`.
+
+Why not `@serve.batch`: it waits its full time-out also when nobody else is on the way (at one
+connection that is pure latency), an exception fails a whole batch, requests whose client has gone stay
+in it, and it cannot run without Serve. Here a batch leaves at once when it is full, when its oldest
+item has waited long enough, or when the owner says that nothing more is coming; and while a batch runs,
+the next one gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from appliance.errors import ServiceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    answer: asyncio.Future[Result]
+    since_s: float
+
+
+class Batcher(Generic[Item, Result]):
+    """Gathers items of concurrent callers into batches; all methods belong to one event loop.
+
+    Args:
+        process: Runs in `executor` with 1 to `max_batch_size` items and returns as many results, in
+            order. When it raises for several items, it is called again with each alone, so that an
+            error reaches only the item that causes it.
+        executor: Where `process` runs; one thread, so that batches run one after another. The caller
+            owns it.
+        max_batch_size: Most items of a batch.
+        wait_timeout_s: Longest time an item waits for company while the worker is idle.
+        expects_more: Says whether further items are on the way; when not, nothing waits.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Sequence[Item]], Sequence[Result]],
+        executor: Executor,
+        *,
+        max_batch_size: int,
+        wait_timeout_s: float,
+        expects_more: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._process = process
+        self._executor = executor
+        self._max_batch_size = max_batch_size
+        self._wait_timeout_s = wait_timeout_s
+        self._expects_more = expects_more
+        self._queue: deque[_Entry[Item, Result]] = deque()
+        self._changed = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait for a batch, those of the running one not counted."""
+        return len(self._queue)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether items given now would be worked on."""
+        return not self._closing and (self._worker is None or not self._worker.done())
+
+    async def submit(self, item: Item) -> Result:
+        """Waits for the result of `item`; cancelling the caller takes it out of the queue.
+
+        Raises:
+            ServiceError: The batcher has been closed.
+            Exception: What `process` raised for this item.
+        """
+        if self._closing:
+            raise ServiceError("The service is shutting down", hint="Try again in a moment")
+        loop = asyncio.get_running_loop()
+        if self._worker is None:
+            self._worker = loop.create_task(self._work(), name="batcher")
+        entry = _Entry[Item, Result](item, loop.create_future(), loop.time())
+        self._queue.append(entry)
+        self._changed.set()
+        try:
+            return await entry.answer
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):  # its batch may be running already
+                self._queue.remove(entry)
+            raise
+
+    async def close(self) -> None:
+        """Refuses new items and returns when all that were accepted have their answer."""
+        self._closing = True
+        self._changed.set()
+        if self._worker is not None:
+            await self._worker
+
+    async def _work(self) -> None:
+        while True:
+            await self._gather()
+            if not self._queue:
+                return
+            size = min(len(self._queue), self._max_batch_size)
+            await self._run([self._queue.popleft() for _ in range(size)])
+
+    async def _gather(self) -> None:
+        """Returns when a batch should leave, or with an empty queue when closed."""
+        loop = asyncio.get_running_loop()
+        while not self._closing and len(self._queue) < self._max_batch_size:
+            if not self._queue:
+                remaining_s = None
+            elif self._expects_more():
+                remaining_s = self._queue[0].since_s + self._wait_timeout_s - loop.time()
+            else:
+                return
+            if remaining_s is not None and remaining_s <= 0:
+                return
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(remaining_s):
+                    await self._changed.wait()
+
+    async def _run(self, batch: list[_Entry[Item, Result]]) -> None:
+        items = [entry.item for entry in batch]
+        loop = asyncio.get_running_loop()
+        try:
+            results = await loop.run_in_executor(self._executor, self._processed, items)
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller
+            if len(batch) == 1:
+                if not batch[0].answer.done():
+                    batch[0].answer.set_exception(error)
+                return
+            for entry in batch:
+                await self._run([entry])
+            return
+        for entry, result in zip(batch, results, strict=True):
+            if not entry.answer.done():  # done means that its caller was cancelled meanwhile
+                entry.answer.set_result(result)
+
+    def _processed(self, items: list[Item]) -> Sequence[Result]:
+        results = self._process(items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(items)} items gave {len(results)} results")
+        return results

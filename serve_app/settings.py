@@ -1,0 +1,100 @@
+"""The settings of one service, the same for `serve run`, `serve deploy`, `appliance serve` and tests.
+
+Where the service listens, and under which name and prefix, is the business of whoever starts it
+(`start.start_service`, the flags of `serve run`, the top of `config.yaml`): a setting here would be
+ignored by two of the three, so it does not exist.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+
+class ServiceSettings(BaseModel):
+    """What to serve, with how many replicas, within which limits.
+
+    Values may come as text, as `serve run serve_app.app:build_app model=... num_cpus=2` gives them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = Field(min_length=1, description="Path or URI of the model file.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="Lowest score ever answered; None takes the model's own."
+    )
+    max_detections: int | None = Field(
+        None, ge=1, le=10_000, description="Most detections a picture; None takes the model's own."
+    )
+
+    num_replicas: int | None = Field(
+        None, ge=1, description="A fixed number of replicas; None means one, or autoscaling."
+    )
+    min_replicas: int | None = Field(None, ge=0, description="Autoscaling: 0 scales to nothing.")
+    max_replicas: int | None = Field(None, ge=1, description="Autoscaling: its upper end.")
+    target_ongoing_requests: float = Field(
+        4, gt=0, description="Autoscaling: requests in work per replica to aim at."
+    )
+    upscale_delay_s: float = Field(1, ge=0, description="Autoscaling: load must last so long.")
+    downscale_delay_s: float = Field(60, ge=0, description="Autoscaling: calm must last so long.")
+    num_cpus: float = Field(1, gt=0, description="CPUs reserved per replica.")
+    num_gpus: float = Field(0, ge=0, description="GPUs reserved per replica.")
+    num_threads: int | None = Field(
+        None, ge=1, description="Threads of the model; None takes as many as the replica has CPUs."
+    )
+
+    max_batch_size: int | None = Field(
+        None, ge=1, description="Most pictures of a batch; None takes what the model runs at once."
+    )
+    batch_wait_timeout_s: float = Field(
+        0.005, ge=0, le=1, description="Longest wait for pictures that are still being decoded."
+    )
+    max_ongoing_requests: int = Field(16, ge=1, description="Requests a replica works on at once.")
+    max_queued_requests: int = Field(
+        32, ge=0, description="Further requests that may wait in a replica; beyond, 503."
+    )
+    request_timeout_s: float = Field(30, gt=0, description="Longest time for one request.")
+
+    max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, width x height.")
+    max_images_per_request: int = Field(16, ge=1, description="Longest list for POST /score.")
+
+    keys: tuple[SecretStr, ...] = Field(
+        (), description="Bearer keys, any of which opens scoring; none leaves it open."
+    )
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(key.get_secret_value().strip() for key in keys):
+            raise ValueError("a key is empty")
+        return keys
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> ServiceSettings:
+        if (self.min_replicas is None) != (self.max_replicas is None):
+            raise ValueError("min_replicas and max_replicas go together")
+        if self.min_replicas is not None and self.max_replicas is not None:
+            if self.num_replicas is not None:
+                raise ValueError("give either num_replicas, or min_replicas and max_replicas")
+            if self.min_replicas > self.max_replicas:
+                raise ValueError("min_replicas exceeds max_replicas")
+        return self
+
+    @property
+    def model_threads(self) -> int:
+        """Threads of the model: given, or the CPUs of a replica rounded up."""
+        return self.num_threads or math.ceil(self.num_cpus)
+
+    @property
+    def decode_threads(self) -> int:
+        """Threads that decode uploads, so that one large picture does not hold up the next."""
+        return max(2, math.ceil(self.num_cpus))

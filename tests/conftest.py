@@ -1,0 +1,66 @@
+"""What the tests share: one Ray cluster a session, one tiny model file, the optional shared data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from appliance.labels import LabelMap
+from appliance.model import model_file
+from appliance.model.faster_rcnn import build_network
+from appliance.model.spec import ModelSpec
+
+SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="also run the long proofs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skip = pytest.mark.skip(reason="a long proof: run `make test-all`, which gives --run-slow")
+    skipped = () if config.getoption("--run-slow") else items
+    for item in skipped:
+        item.add_marker(skip) if "slow" in item.keywords else None
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Data that is not part of the project; tests that use it are skipped where it is absent."""
+    if not SHARED_DIR.is_dir():  # pragma: no cover
+        pytest.skip("the optional shared data folder is not beside the checkout")
+    return SHARED_DIR
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real compact model for two labels, with random weights and therefore random detections."""
+    spec = ModelSpec.of(
+        LabelMap(("circle", "square")),
+        backbone="mobilenet_v3_small",
+        shorter_side_px=96,
+        longer_side_px=160,
+        fpn_channels=32,
+        box_head_channels=32,
+        anchor_sizes_px=(16, 32, 64),
+        proposals_pre_nms=100,
+        proposals_post_nms=30,
+        score_threshold=0.3,
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    model_file.save(str(path), build_network(spec), spec)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray cluster for the whole session."""
+    from appliance.on_ray.cluster import local_cluster
+    from serve_app.start import RAY_SERVE_ENVIRONMENT
+
+    with local_cluster(num_cpus=4, environment=RAY_SERVE_ENVIRONMENT):
+        yield

@@ -1,0 +1,52 @@
+"""Small makers of test values: pictures as encoded bytes, detections, records."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from appliance.detections import Detections
+
+
+def picture(size_wh: tuple[int, int] = (96, 64), seed: int = 0) -> Image.Image:
+    """An RGB picture with a few coloured shapes on a gradient; the same seed draws the same."""
+    width, height = size_wh
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(40, 160, width, dtype=np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp[None, :, None], (height, width, 3)).copy())
+    draw = ImageDraw.Draw(image)
+    for shape in (draw.ellipse, draw.rectangle, draw.ellipse):
+        x1, y1 = (rng.random(2) * (0.6 * width, 0.6 * height)).tolist()
+        side = float(rng.uniform(0.2, 0.4)) * min(width, height)
+        color = tuple(rng.integers(0, 256, 3).tolist())
+        shape((x1, y1, x1 + side, y1 + side), fill=color)
+    return image
+
+
+def encoded(image: Image.Image, image_format: str = "JPEG", **save_options) -> bytes:
+    """The bytes of a file that holds `image`."""
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **save_options)
+    return buffer.getvalue()
+
+
+def jpeg_bytes(size_wh: tuple[int, int] = (96, 64), seed: int = 0, **save_options) -> bytes:
+    """A JPEG file with a few coloured shapes."""
+    return encoded(picture(size_wh, seed), "JPEG", **save_options)
+
+
+def detections(count: int = 3, size_hw: tuple[int, int] = (64, 96), seed: int = 0) -> Detections:
+    """Valid random detections with class ids 1 and 2."""
+    rng = np.random.default_rng(seed)
+    height, width = size_hw
+    x1y1 = rng.random((count, 2)) * (width / 2, height / 2)
+    x2y2 = x1y1 + (1 + rng.random((count, 2)) * (width / 2 - 1, height / 2 - 1))
+    scores = np.sort(rng.random(count))[::-1]
+    return Detections(
+        np.concatenate([x1y1, x2y2], axis=1).astype(np.float32),
+        scores.astype(np.float32),
+        rng.integers(1, 3, count),
+        size_hw,
+    )

@@ -1,0 +1,265 @@
+"""The one decode path: orientations, colour modes, limits, damage, scaling while decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+
+import factories
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from appliance.errors import ImageError
+from appliance.images.decoding import EXTENSIONS, FORMATS, DecodedImage, ImageLimits, decode_image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+COLORS = dict(zip("abcdef", (RED, GREEN, BLUE, WHITE, (0, 0, 0), (255, 255, 0)), strict=True))
+# The stored picture, two wide and three high, and what a viewer shows of it for each orientation.
+STORED = "ab cd ef"
+SHOWN = {
+    1: "ab cd ef",
+    2: "ba dc fe",
+    3: "fe dc ba",
+    4: "ef cd ab",
+    5: "ace bdf",
+    6: "eca fdb",
+    7: "fdb eca",
+    8: "bdf ace",
+}
+
+
+def colored(letters: str) -> np.ndarray:
+    return np.array([[COLORS[letter] for letter in row] for row in letters.split()], np.uint8)
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def pixels_hwc(decoded: DecodedImage) -> np.ndarray:
+    return decoded.pixels.permute(1, 2, 0).numpy()
+
+
+def decode(data: bytes, **options) -> np.ndarray:
+    return pixels_hwc(decode_image(data, source="a", **options))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that announces a size and has no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 16
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_every_exif_orientation_is_applied_to_the_pixels(orientation, image_format):
+    stored = Image.fromarray(colored(STORED))
+    lossless = {"lossless": True} if image_format == "WEBP" else {}
+    data = factories.encoded(stored, image_format, exif=exif(orientation), **lossless)
+    decoded = decode_image(data, source="a")
+    expected = colored(SHOWN[orientation])
+    np.testing.assert_array_equal(pixels_hwc(decoded), expected)
+    assert decoded.size_hw == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_orientations_that_do_not_exist_change_nothing(orientation):
+    data = factories.encoded(Image.fromarray(colored(STORED)), "PNG", exif=exif(orientation))
+    np.testing.assert_array_equal(decode(data), colored(STORED))
+
+
+def test_pixels_are_uint8_rgb_with_the_channels_last_in_memory():
+    decoded = decode_image(factories.jpeg_bytes((96, 64)), source="a")
+    assert decoded.pixels.dtype == torch.uint8
+    assert decoded.pixels.shape == (3, 64, 96)
+    assert decoded.size_hw == (64, 96)
+    assert decoded.pixels.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_every_format_gives_the_same_picture(image_format):
+    image = factories.picture()
+    shown = decode(factories.encoded(image, image_format)).astype(int)
+    assert np.abs(shown - np.asarray(image)).mean() < 4
+    assert any(Image.EXTENSION[extension] == image_format for extension in EXTENSIONS)
+
+
+def test_cmyk_jpegs_keep_their_colours():
+    image = Image.fromarray(np.repeat(np.repeat(colored(STORED), 16, 0), 16, 1))
+    shown = decode(factories.encoded(image.convert("CMYK"), "JPEG", quality=95))
+    np.testing.assert_allclose(shown[8::16, 8::16].astype(int), colored(STORED), atol=12)
+
+
+def test_transparent_palette_entries_become_white():
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
+    image.putpalette([*RED, *GREEN, *BLUE])
+    opaque = decode(factories.encoded(image, "PNG"))
+    np.testing.assert_array_equal(opaque, [[RED, GREEN], [BLUE, GREEN]])
+    shown = decode(factories.encoded(image, "PNG", transparency=1))
+    np.testing.assert_array_equal(shown, [[RED, WHITE], [BLUE, WHITE]])
+
+
+def test_alpha_is_composed_on_white():
+    rgba = np.array([[(255, 0, 0, 255), (255, 0, 0, 128), (9, 9, 9, 0)]], np.uint8)
+    shown = decode(factories.encoded(Image.fromarray(rgba), "PNG"))
+    np.testing.assert_array_equal(shown, [[RED, (255, 127, 127), WHITE]])
+    grey = Image.fromarray(np.array([[(100, 255), (100, 0)]], np.uint8), "LA")
+    np.testing.assert_array_equal(decode(factories.encoded(grey, "PNG")), [[(100,) * 3, WHITE]])
+
+
+@pytest.mark.parametrize(
+    ("stored", "image_format", "shown"),
+    [
+        (np.array([[0, 25700, 65535]], np.uint16), "PNG", [0, 100, 255]),
+        (np.array([[0, 25700, 65535]], np.uint16), "TIFF", [0, 100, 255]),
+        (np.array([[0, 100, 255]], np.uint8), "PNG", [0, 100, 255]),
+        (np.array([[False, True]]), "PNG", [0, 255]),
+        (np.array([[0, 100, 255]], np.int32), "TIFF", [0, 100, 255]),
+        (np.array([[-5, 500, 1000]], np.int32), "TIFF", [0, 127, 255]),
+        (np.array([[-1, 40, 510]], np.float32), "TIFF", [0, 20, 255]),
+        (np.array([[np.nan, np.inf, -np.inf, 100]], np.float32), "TIFF", [0, 0, 0, 100]),
+    ],
+)
+def test_greys_of_every_depth_become_rgb(stored, image_format, shown):
+    decoded = decode(factories.encoded(Image.fromarray(stored), image_format))
+    np.testing.assert_array_equal(decoded, np.array([[(value,) * 3 for value in shown]]))
+
+
+def test_of_an_animated_gif_the_first_frame_counts():
+    frames = [Image.new("RGB", (8, 6), color) for color in (RED, GREEN, BLUE)]
+    data = factories.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode(data), np.full((6, 8, 3), RED))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("data", "kind", "message"),
+    [
+        (b"", "empty", "The picture is empty: a .got 0 bytes"),
+        (
+            b"Dear Sir or Madam",
+            "unreadable",
+            "Not a picture: a .got 17 bytes beginning b'Dear Sir'",
+        ),
+        (b"\xff\xd8\xff\xe0", "unreadable", "Not a picture"),
+        (factories.jpeg_bytes()[:700], "unreadable", "The picture is damaged: a .got .*truncated"),
+        (factories.encoded(factories.picture(), "PNG")[:200], "unreadable", "damaged"),
+        (factories.encoded(factories.picture(), "PPM"), "unreadable", "expected JPEG, PNG"),
+        (png_header(60_000, 60_000), "too_large", "The picture is too large: a"),
+        (png_header(11_000, 11_000), "too_large", "got 11000x11000 .*at most 100,000,000 pixels"),
+        (png_header(0, 5), "unreadable", "picture"),
+        (png_header(40, 50), "unreadable", "damaged"),
+    ],
+)
+def test_unusable_bytes_say_in_which_way(data, kind, message):
+    with pytest.raises(ImageError, match=message) as caught:
+        decode_image(data, source="a")
+    assert caught.value.kind == kind
+
+
+def test_limits_are_inclusive():
+    data = factories.jpeg_bytes((96, 64))
+    at_limit = ImageLimits(max_bytes=len(data), max_pixels=96 * 64)
+    assert decode(data, limits=at_limit).shape == (64, 96, 3)
+    with pytest.raises(ImageError, match=f"got {len(data):,} bytes, expected at most"):
+        decode(data, limits=ImageLimits(max_bytes=len(data) - 1))
+    with pytest.raises(ImageError, match="got 96x64 pixels, expected at most 6,143 pixels"):
+        decode(data, limits=ImageLimits(max_pixels=96 * 64 - 1))
+
+
+@pytest.mark.parametrize(
+    ("min_side_px", "shape"),
+    [(75, (75, 100)), (76, (150, 200)), (299, (300, 400)), (600, (600, 800))],
+)
+def test_jpegs_are_scaled_while_they_are_decoded(min_side_px, shape):
+    data = factories.jpeg_bytes((800, 600), quality=95)
+    decoded = decode_image(data, source="a", min_shorter_side_px=min_side_px)
+    assert decoded.pixels.shape == (3, *shape)
+    assert decoded.size_hw == (600, 800)
+    expected = factories.picture((800, 600)).resize(shape[::-1], Image.Resampling.BOX)
+    assert np.abs(pixels_hwc(decoded).astype(int) - np.asarray(expected)).mean() < 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 400), st.integers(1, 8))
+def test_scaling_keeps_size_orientation_and_the_shorter_side(
+    width, height, min_side_px, orientation
+):
+    data = factories.jpeg_bytes((width, height), exif=exif(orientation))
+    decoded = decode_image(data, source="a", min_shorter_side_px=min_side_px)
+    size_hw = (width, height) if orientation >= 5 else (height, width)
+    assert decoded.size_hw == size_hw
+    scaled_hw = decoded.pixels.shape[1:]
+    assert min(scaled_hw) >= min(min_side_px, *size_hw)
+    assert scaled_hw in [tuple(-(-side // n) for side in size_hw) for n in (1, 2, 4, 8)]
+
+
+def test_only_jpegs_are_scaled():
+    data = factories.encoded(factories.picture((400, 300)), "PNG")
+    assert decode(data, min_shorter_side_px=50).shape == (300, 400, 3)
+
+
+def sources() -> list[bytes]:
+    image = factories.picture((48, 32))
+    return [
+        factories.encoded(image, "JPEG", exif=exif(6)),
+        factories.encoded(image, "JPEG", progressive=True),
+        factories.encoded(image.convert("CMYK"), "JPEG"),
+        factories.encoded(image, "PNG", exif=exif(8)),
+        factories.encoded(image.quantize(16), "PNG", transparency=3),
+        factories.encoded(image.convert("RGBA"), "WEBP", lossless=True),
+        factories.encoded(image, "GIF"),
+        factories.encoded(image, "BMP"),
+        factories.encoded(image, "TIFF", compression="tiff_lzw"),
+        factories.encoded(Image.fromarray(np.eye(9, dtype=np.float32)), "TIFF"),
+    ]
+
+
+@st.composite
+def damaged_files(draw) -> bytes:
+    data = bytearray(draw(st.sampled_from(sources())))
+    # Headers are where damage is most interesting.
+    positions = st.integers(0, len(data) - 1) | st.integers(0, 60)
+    for position, value in draw(st.lists(st.tuples(positions, st.integers(0, 255)), max_size=8)):
+        data[position] = value
+    start = draw(positions)
+    data[start:start] = draw(st.binary(max_size=8))
+    return bytes(data[: draw(st.just(len(data)) | st.integers(0, len(data)))])
+
+
+def assert_decodes_or_says_why(data: bytes) -> None:
+    limits = ImageLimits(max_pixels=1_000_000)
+    with contextlib.suppress(ImageError):
+        decoded = decode_image(data, source="a", limits=limits, min_shorter_side_px=8)
+        assert decoded.pixels.ndim == 3
+        assert decoded.pixels.shape[0] == 3
+
+
+def test_undamaged_files_decode():
+    for data in sources():
+        with Image.open(io.BytesIO(data)) as image:
+            assert decode(data).shape[:2] in (image.size, image.size[::-1])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(deadline=None, max_examples=300)
+@given(damaged_files())
+def test_damaged_files_decode_or_say_why(data):
+    assert_decodes_or_says_why(data)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(deadline=None, max_examples=20_000)
+@given(damaged_files() | st.binary(max_size=300))
+def test_many_damaged_files_decode_or_say_why(data):
+    assert_decodes_or_says_why(data)

@@ -1,0 +1,270 @@
+"""The report: one file that needs nothing else, with the right numbers, safe against its data."""
+
+from __future__ import annotations
+
+import base64
+import io
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from factories import picture
+from PIL import Image
+
+from appliance.detections import Detections
+from appliance.evaluation.average_precision import GroundTruth, pascal_average_precision
+from appliance.evaluation.comparison import Comparison
+from appliance.evaluation.evaluate import EvaluationResult
+from appliance.evaluation.report import ReportData, ReportSection, render_report, write_report
+from appliance.labels import LabelMap
+
+SIZE_HW = (100, 400)
+VOID = {"meta", "link", "img"}
+
+
+class Page(HTMLParser):
+    """What a test wants to know of a page: elements with their attributes, text, open elements."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts += [data.strip()] if data.strip() else []
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def box(place: int) -> tuple[float, float, float, float]:
+    return (20.0 * place, 0.0, 20.0 * place + 10.0, 10.0)
+
+
+def evaluation_of(
+    labels: LabelMap, truth: list[tuple[int, int]], scored: list[tuple[int, int, float]]
+) -> EvaluationResult:
+    """One picture; objects as (place, class id), detections as (place, class id, score)."""
+    ground_truth = GroundTruth(
+        np.array([box(place) for place, _ in truth], np.float32),
+        np.array([class_id for _, class_id in truth]),
+        np.zeros(len(truth), bool),
+        "1.jpg",
+    )
+    detections = Detections(
+        np.array([box(place) for place, _, _ in scored], np.float32),
+        np.array([score for _, _, score in scored], np.float32),
+        np.array([class_id for _, class_id, _ in scored], np.int64),
+        SIZE_HW,
+    )
+    pascal = pascal_average_precision([ground_truth], [detections], labels)
+    return EvaluationResult(pascal, labels, (ground_truth,), (detections,), 0.5)
+
+
+@pytest.fixture
+def evaluation() -> EvaluationResult:
+    """joghurt at the golden value 33/35, water at 1/2, orange without an object."""
+    ranking = (0, 1, 2, 3, 15, 16, 4)
+    scored = [(place, 1, 0.9 - 0.1 * rank) for rank, place in enumerate(ranking)]
+    return evaluation_of(
+        LabelMap(("joghurt", "orange", "water")),
+        [(place, 1) for place in range(5)] + [(5, 3), (6, 3)],
+        [*scored, (5, 3, 0.25)],
+    )
+
+
+@pytest.fixture
+def full_page(evaluation: EvaluationResult, tmp_path: Path) -> str:
+    comparison = Comparison(
+        name="test_7.jpg",
+        truth=picture((1200, 600)),
+        prediction=picture((1200, 600), seed=1),
+        score_threshold=0.3,
+        num_found=5,
+        wrong=(("joghurt", 0.5), ("joghurt", 0.4)),
+        missed=("water", "water"),
+    )
+    data = ReportData(
+        "groceries v3",
+        evaluation,
+        description="Trained on 25 pictures.",
+        created=datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
+        training_log=[
+            {"step": step, "loss": 2.0 / step, "learning_rate": 0.02} for step in range(1, 601)
+        ],
+        comparisons=[comparison],
+        sections=[
+            ReportSection("Timings", [("Training", 361.6), ("Pictures", 12345), ("Equal", True)]),
+            ReportSection(
+                "Widths",
+                [("water", 12.25, None), ("orange", 98765.4, False)],
+                columns=("label", "median", "maximum"),
+                note="Pixels of the original pictures.",
+            ),
+        ],
+    )
+    written = write_report(tmp_path / "report", data)
+    assert written == str(tmp_path / "report" / "index.html")
+    return Path(written).read_text(encoding="utf-8")
+
+
+def test_page_needs_nothing_but_itself(full_page: str) -> None:
+    page = Page(full_page)
+    assert page.open == []
+    assert {"script", "iframe", "object", "style"} & {tag for tag, _ in page.elements} == {"style"}
+    addresses = [
+        attributes[name]
+        for _, attributes in page.elements
+        for name in ("src", "href", "srcset", "action", "data")
+        if name in attributes
+    ]
+    assert len(addresses) > 15
+    assert all(str(address).startswith(("data:", "#")) for address in addresses)
+    assert "@import" not in full_page
+    assert "url(" not in full_page
+    policy = next(meta for meta in page.of("meta") if "http-equiv" in meta)
+    assert str(policy["content"]).startswith("default-src 'none'; img-src data:")
+
+
+def test_page_is_accessible(full_page: str) -> None:
+    page = Page(full_page)
+    assert page.of("html") == [{"lang": "en"}]
+    assert {"header", "main", "nav", "footer", "figure", "figcaption"} <= {
+        tag for tag, _ in page.elements
+    }
+    assert [tag for tag, _ in page.elements].count("h1") == 1
+    images = page.of("img")
+    # Four charts, each for a light and a dark page, and two pictures.
+    assert len(images) == 10
+    assert all(str(image["alt"]).strip() for image in images)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [str(link["href"]) for link in page.of("a")]
+    assert targets == ["#labels", "#curves", "#training", "#pictures", "#section-1", "#section-2"]
+    referred = [a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a]
+    assert {target[1:] for target in targets} | set(referred) <= set(ids)
+    assert all(heading["scope"] in ("row", "col") for heading in page.of("th"))
+    assert "prefers-color-scheme: dark" in full_page
+    assert "@media print" in full_page
+
+
+def test_page_has_the_numbers(full_page: str) -> None:
+    text = Page(full_page).text
+    assert "groceries v3" in text
+    assert "Trained on 25 pictures. 01 March 2026, 12:30 UTC" in text
+    # The mean of 33/35 and 1/2.
+    assert "0.721 mAP@0.5, PASCAL VOC" in text
+    assert "At a score of 0.25 or more the model finds 6 of 7 objects, with 2 wrong ones" in text
+    assert "water 0.500 100.0 % 50.0 % 2 1 0 0.25" in text
+    assert "joghurt 0.943 100.0 % 80.0 % 5 1 0 0.60" in text
+    assert "orange no object of it in the test data" in text
+    # Worst first, the label without a figure last.
+    assert text.index("water 0.500") < text.index("joghurt 0.943") < text.index("orange no object")
+    assert "Training 362 Pictures 12,345 Equal yes" in text
+    assert "label median maximum water 12.2 – orange 98,765 no" in text
+    assert "Pixels of the original pictures." in text
+    assert "test_7.jpg 5 of 7 objects found Missed: water ×2 Wrong: joghurt 0.50" in text
+
+
+def test_pictures_and_charts_are_in_the_page(full_page: str) -> None:
+    page = Page(full_page)
+    encoded = [str(image["src"]) for image in page.of("img")]
+    jpegs = [uri for uri in encoded if uri.startswith("data:image/jpeg;base64,")]
+    assert len(jpegs) == 2
+    for uri in jpegs:
+        with Image.open(io.BytesIO(decoded(uri))) as image:
+            assert (image.format, image.size) == ("JPEG", (800, 400))
+    charts = [uri for uri in encoded if uri.startswith("data:image/svg+xml;base64,")]
+    assert len(charts) == len(set(charts)) == 8
+    for uri in charts:
+        root = ElementTree.fromstring(decoded(uri))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"DejaVu" not in decoded(uri)
+        # Six hundred steps are thinned to what one can see.
+        assert len(decoded(uri)) < 60_000
+    assert "Average precision: water 0.500, joghurt 0.943." in str(page.of("img")[0]["alt"])
+    # Means of 2/1, ..., 2/16 and of 2/585, ..., 2/600.
+    assert "from 0.423 to 0.00338 over 600 steps" in str(page.of("img")[4]["alt"])
+
+
+def test_text_from_data_cannot_become_markup(evaluation: EvaluationResult) -> None:
+    attack = '"><script>alert(1)</script>'
+    labels = LabelMap((attack, "b"))
+    hostile = evaluation_of(labels, [(0, 1)], [(0, 1, 0.9)])
+    comparison = Comparison(
+        attack, picture(), picture(), 0.5, 0, wrong=((attack, 0.9),), missed=(attack,)
+    )
+    html = render_report(
+        ReportData(
+            attack,
+            hostile,
+            description=attack,
+            comparisons=[comparison],
+            sections=[ReportSection(attack, [(attack, attack)], columns=(attack, attack))],
+        )
+    )
+    page = Page(html)
+    assert page.of("script") == []
+    assert page.open == []
+    assert attack in page.text
+    charts = [decoded(str(image["src"])) for image in page.of("img") if "class" in image]
+    assert len(charts) == 4
+    assert all(b"<script" not in svg for svg in charts)
+
+
+def test_least_report_has_only_what_there_is(evaluation: EvaluationResult) -> None:
+    page = Page(render_report(ReportData("model", evaluation)))
+    assert [link["href"] for link in page.of("a")] == ["#labels", "#curves"]
+    assert len(page.of("img")) == 4
+    assert "Training" not in page.text
+
+
+def test_perfect_model_reads_well() -> None:
+    perfect = evaluation_of(LabelMap(("water",)), [(0, 1), (1, 1)], [(0, 1, 0.9), (1, 1, 0.8)])
+    text = Page(render_report(ReportData("model", perfect))).text
+    assert "1.000 mAP@0.5" in text
+    assert "finds every one of 2 objects, with no wrong one among its detections." in text
+
+
+def test_model_that_finds_nothing_reads_well() -> None:
+    labels = LabelMap(tuple(f"label {index}" for index in range(10)))
+    blind = evaluation_of(labels, [(index, index + 1) for index in range(10)], [(12, 1, 0.5)])
+    page = Page(render_report(ReportData("model", blind)))
+    assert "0.000 mAP@0.5" in page.text
+    assert "The model finds none of the 10 objects, at any score threshold." in page.text
+    assert "The 2 better labels are left out." in page.text
+    assert "label 0 0.000 0.0 % 0.0 % 1 1 1 –" in page.text
+
+
+def test_one_wrong_detection_is_said_in_words() -> None:
+    scored = [(0, 1, 0.9), (9, 1, 0.8), (1, 1, 0.7), (2, 1, 0.6)]
+    result = evaluation_of(LabelMap(("water",)), [(0, 1), (1, 1), (2, 1), (3, 1)], scored)
+    text = Page(render_report(ReportData("model", result))).text
+    assert "At a score of 0.60 or more the model finds 3 of 4 objects, with one wrong one" in text
+
+
+def test_same_data_makes_the_same_page(evaluation: EvaluationResult) -> None:
+    created = datetime(2026, 3, 1, tzinfo=UTC)
+    pages = [render_report(ReportData("model", evaluation, created=created)) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def decoded(data_uri: str) -> bytes:
+    return base64.b64decode(data_uri.split(",", 1)[1])
