@@ -1,0 +1,59 @@
+"""Train Faster R-CNN, score pictures in bulk and serve it over HTTP.
+
+The public names are imported when they are first used, so that `import appliance` costs neither torch nor
+Ray.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.detections import Detections
+    from appliance.detector import FasterRCNN
+    from appliance.errors import ApplianceError
+    from appliance.evaluation.error_counts import DetectionEvaluation, graph_error_counts
+    from appliance.images.drawing import visualize
+    from appliance.labels import Label, LabelMap
+    from appliance.records import Record
+    from appliance.scoring import ImageScorer
+
+_HOMES = {
+    "ApplianceError": "appliance.errors",
+    "DetectionEvaluation": "appliance.evaluation.error_counts",
+    "Detections": "appliance.detections",
+    "FasterRCNN": "appliance.detector",
+    "ImageScorer": "appliance.scoring",
+    "Label": "appliance.labels",
+    "LabelMap": "appliance.labels",
+    "ObjectDetectionDataset": "appliance.annotations.dataset",
+    "Record": "appliance.records",
+    "graph_error_counts": "appliance.evaluation.error_counts",
+    "visualize": "appliance.images.drawing",
+}
+
+__all__ = [
+    "ApplianceError",
+    "DetectionEvaluation",
+    "Detections",
+    "FasterRCNN",
+    "ImageScorer",
+    "Label",
+    "LabelMap",
+    "ObjectDetectionDataset",
+    "Record",
+    "graph_error_counts",
+    "visualize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'appliance' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

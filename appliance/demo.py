@@ -42,7 +42,7 @@ from appliance.training.plan import TrainingPlan, plan_training, settings_for
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_STEPS = 150
+SAMPLE_STEPS = 300
 OWN_DATA_STEPS = 350
 HTTP_ROUNDS = 5
 STAGES = 7
@@ -200,7 +200,9 @@ def _datasets(options: DemoOptions) -> tuple[ObjectDetectionDataset, ObjectDetec
         return _load({"train": options.data, "test": options.test_data})
     if not 0 < options.test_fraction < 1:
         raise ConfigError(
-            "--test-fraction is out of range", got=options.test_fraction, expected="above 0, below 1"
+            "--test-fraction is out of range",
+            got=options.test_fraction,
+            expected="above 0, below 1",
         )
     dataset, _ = _load({"train": options.data})
     return dataset.split(1 - options.test_fraction, seed=options.seed)
@@ -228,7 +230,7 @@ def _load(parts: dict[str, str]) -> tuple[ObjectDetectionDataset, ObjectDetectio
 
 def _plan(options: DemoOptions, train_set: ObjectDetectionDataset) -> TrainingPlan:
     steps = options.steps or (SAMPLE_STEPS if options.data is None else OWN_DATA_STEPS)
-    sides = {"shorter_side_px": 288} if options.data is None else {}
+    sides: dict[str, Any] = {"shorter_side_px": 288} if options.data is None else {}
     return plan_training(
         train_set.label_map,
         images=len(train_set),

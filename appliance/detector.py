@@ -24,7 +24,7 @@ import torch
 from torchvision.models.detection import FasterRCNN as Network
 
 from appliance import storage
-from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
+from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.detections import Detections
 from appliance.errors import ConfigError, LabelError, ModelFileError, StorageError
 from appliance.evaluation.comparison import compare_pictures
@@ -80,7 +80,7 @@ class FasterRCNN:
         self._architecture = architecture or default
         self._init = init
         self._device = device
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "score_threshold": score_threshold,
             "max_detections": max_total_detections,
         }
@@ -205,7 +205,7 @@ class FasterRCNN:
         return predictor.predict([image])[0]
 
     @overload
-    def score(self, images: str | os.PathLike[str]) -> dict[str, Any]: ...
+    def score(self, images: str | os.PathLike[str]) -> dict[str, Any]: ...  # type: ignore[overload-overlap] # str is a Sequence
     @overload
     def score(self, images: Sequence[str | os.PathLike[str]]) -> list[dict[str, Any]]: ...
     def score(

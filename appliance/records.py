@@ -183,7 +183,8 @@ def records_agree(
     left = list(second.detections)
     for found in first.detections:
         counterpart = next(
-            (other for other in left if _agree(found, other, box_tolerance_px, score_tolerance)), None
+            (other for other in left if _agree(found, other, box_tolerance_px, score_tolerance)),
+            None,
         )
         if counterpart is None:
             return False

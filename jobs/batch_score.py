@@ -1,6 +1,6 @@
 """`python -m jobs.batch_score`: the command `appliance score` as an entry point for Ray jobs.
 
-    ray job submit --working-dir . -- python -m jobs.batch_score MODEL INPUT OUTPUT --json
+ray job submit --working-dir . -- python -m jobs.batch_score MODEL INPUT OUTPUT --json
 """
 
 from __future__ import annotations

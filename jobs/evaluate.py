@@ -1,6 +1,6 @@
 """`python -m jobs.evaluate`: the command `appliance evaluate` as an entry point for Ray jobs.
 
-    ray job submit --working-dir . -- python -m jobs.evaluate ...
+ray job submit --working-dir . -- python -m jobs.evaluate ...
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """`python -m jobs.train`: the command `appliance train` as an entry point for Ray jobs.
 
-    ray job submit --working-dir . -- python -m jobs.train ...
+ray job submit --working-dir . -- python -m jobs.train ...
 """
 
 from __future__ import annotations
 
-from appliance.cli.train import train
 from appliance.cli.main import run_command
+from appliance.cli.train import train
 
 
 def main() -> None:

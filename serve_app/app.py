@@ -43,7 +43,7 @@ class DetectionService:
 
     def check_health(self) -> None:
         """Called by Serve from time to time; raising has the replica replaced."""
-        if not self._engine.healthy:
+        if not self._engine.ready:
             raise ServiceError("The model thread does not answer")
 
 
@@ -103,8 +103,5 @@ def _deployment_options(settings: ServiceSettings) -> dict[str, Any]:
             target_ongoing_requests=settings.target_ongoing_requests,
             upscale_delay_s=settings.upscale_delay_s,
             downscale_delay_s=settings.downscale_delay_s,
-            # By default load is looked at over 30 s: too sluggish to follow a burst.
-            metrics_interval_s=1,
-            look_back_period_s=5,
         ),
     }

@@ -36,7 +36,7 @@ class ScoringEngine:
         self, scorer: ImageScorer, model_thread: ThreadPoolExecutor, settings: ServiceSettings
     ) -> None:
         self.scorer = scorer
-        self.ready = False
+        self._closed = False
         self._decoding = 0
         self._model_thread = model_thread
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
@@ -83,14 +83,12 @@ class ScoringEngine:
         except BaseException:
             model_thread.shutdown()
             raise
-        engine = cls(scorer, model_thread, settings)
-        engine.ready = True
-        return engine
+        return cls(scorer, model_thread, settings)
 
     @property
-    def healthy(self) -> bool:
+    def ready(self) -> bool:
         """Whether pictures given now would be answered."""
-        return self.ready and self._batcher.healthy
+        return not self._closed and self._batcher.healthy
 
     async def score(self, data: bytes, image_uri: str) -> Record:
         """The record of one encoded picture.
@@ -103,7 +101,7 @@ class ScoringEngine:
             ImageError: It cannot be read.
             ServiceError: The engine has been closed.
         """
-        if not self.ready:
+        if self._closed:
             raise ServiceError("The service is shutting down", hint="Try again in a moment")
         async with self._places:
             self._decoding += 1
@@ -117,7 +115,7 @@ class ScoringEngine:
 
     async def close(self) -> None:
         """Answers what was accepted, then stops the threads."""
-        self.ready = False
+        self._closed = True
         await self._batcher.close()
         self._decoders.shutdown()
         self._model_thread.shutdown()

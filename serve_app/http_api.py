@@ -168,7 +168,7 @@ def _add_status_routes(app: FastAPI, engine: ScoringEngine) -> None:
     )
     async def readyz() -> StatusAnswer:
         """Ready means that the model has answered a generated picture and accepts more."""
-        if not engine.healthy:
+        if not engine.ready:
             raise RequestError(
                 503,
                 "not_ready",

@@ -157,7 +157,13 @@ def detect_request_body() -> dict[str, Any]:
         "schema": DetectBody.model_json_schema(),
         "example": {"image": _EXAMPLE_TEXT},
     }
-    return {"requestBody": {"required": True, "content": content}}
+    header = {
+        "name": "X-Image-Name",
+        "in": "header",
+        "description": "Name of the picture, unless the option `name` is given.",
+        "schema": {"type": "string"},
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": [header]}
 
 
 def score_request_body(max_images: int) -> dict[str, Any]:

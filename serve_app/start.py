@@ -6,13 +6,14 @@ Importing this module costs neither Ray nor torch, so that whoever starts the cl
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -77,22 +78,24 @@ def start_service(
         ServiceError: There is no cluster, the port is taken, or the model does not start.
     """
     import ray
-    from ray import serve
-
-    from serve_app.app import build_app
 
     if not ray.is_initialized():
         raise ServiceError(
             "No Ray cluster is connected",
             hint="Connect first, with appliance.on_ray.cluster.local_cluster or ray.init",
         )
+    from ray import serve
+
+    from serve_app.app import build_app
+
     app = build_app(settings)
-    port = _listen(host, port)
     prefix = "/" + route_prefix.strip("/")
-    try:
-        serve.run(app, name=name, route_prefix=prefix)
-    except RuntimeError as error:
-        raise _start_error(str(error)) from None
+    with _quiet_serve():
+        port = _listen(host, port)
+        try:
+            serve.run(app, name=name, route_prefix=prefix)
+        except RuntimeError as error:
+            raise _start_error(str(error)) from None
     shown_host = _ANY_HOST.get(host, host)
     shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
     service = RunningService(name, f"http://{shown_host}:{port}{prefix.rstrip('/')}")
@@ -108,9 +111,10 @@ def stop_service(name: str = DEFAULT_NAME) -> None:
     """Takes the service down; with the last one, Serve itself. The cluster goes on."""
     from ray import serve
 
-    serve.delete(name)
-    if not serve.status().applications:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+    with _quiet_serve():
+        serve.delete(name)
+        if not serve.status().applications:
+            _stop_serve()
 
 
 def _listen(host: str, port: int) -> int:
@@ -133,6 +137,33 @@ def _listen(host: str, port: int) -> int:
     port = _free_port(host, port)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
     return port
+
+
+def _stop_serve() -> None:
+    """What `serve.shutdown` does, without the line on stdout that Ray prints about it.
+
+    The controller ends itself in the call; with retries left, Ray reports that as a failure.
+    """
+    import ray
+    from ray import serve
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=60)
+    serve.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet_serve() -> Iterator[None]:
+    """Keeps Serve's own running commentary out of ours; its warnings pass."""
+    serve_logger = logging.getLogger("ray.serve")
+    level = serve_logger.level
+    serve_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        serve_logger.setLevel(level)
 
 
 def _free_port(host: str, port: int) -> int:

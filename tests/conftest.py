@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from appliance.annotations.dataset import ObjectDetectionDataset
+from appliance.annotations.sample_scenes import make_sample_dataset
 from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
@@ -54,6 +56,20 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     model_file.save(str(path), build_network(spec), spec)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `train` and `test` of a few small sample scenes in Pascal VOC layout."""
+    folder = tmp_path_factory.mktemp("scenes")
+    make_sample_dataset(folder, train=6, test=2, seed=3, size_wh=(160, 120))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes(tiny_scenes_dir: Path) -> ObjectDetectionDataset:
+    """The training part of the small sample scenes."""
+    return ObjectDetectionDataset.create_from_dir("tiny", tiny_scenes_dir / "train")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import struct
 import zlib
@@ -208,6 +209,7 @@ def test_only_jpegs_are_scaled():
     assert decode(data, min_shorter_side_px=50).shape == (300, 400, 3)
 
 
+@functools.cache
 def sources() -> list[bytes]:
     image = factories.picture((48, 32))
     return [
@@ -259,7 +261,7 @@ def test_damaged_files_decode_or_say_why(data):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@settings(deadline=None, max_examples=20_000)
+@settings(deadline=None, max_examples=10_000)
 @given(damaged_files() | st.binary(max_size=300))
 def test_many_damaged_files_decode_or_say_why(data):
     assert_decodes_or_says_why(data)

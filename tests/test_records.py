@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -18,6 +19,7 @@ from appliance.records import (
     DetectedObject,
     Record,
     arrow_schema,
+    records_agree,
     records_to_table,
     table_to_records,
 )
@@ -103,6 +105,38 @@ def test_a_row_without_its_picture_is_refused():
     table = pa.Table.from_pylist([row], schema=arrow_schema())
     with pytest.raises(pa.ArrowInvalid, match="non-nullable"):
         pq.write_table(table, pa.BufferOutputStream())
+
+
+def changed(record: Record, **fields) -> Record:
+    """The record with its best detection changed."""
+    first, *others = record.detections
+    detections = (dataclasses.replace(first, **fields), *others)
+    return dataclasses.replace(record, detections=detections)
+
+
+def test_records_agree_within_the_tolerances_and_in_any_order():
+    record = record_of(4)
+    best = record.detections[0]
+    assert records_agree(record, record)
+    assert records_agree(error_record(), error_record())
+    assert records_agree(record, dataclasses.replace(record, detections=record.detections[::-1]))
+    assert records_agree(record, changed(record, x2=best.x2 + 0.49, score=best.score - 0.0009))
+    assert records_agree(record, changed(record, y1=best.y1 + 3), box_tolerance_px=3.01)
+
+
+def test_records_disagree_beyond_the_tolerances():
+    record = record_of(4)
+    best = record.detections[0]
+    others = [
+        changed(record, x1=best.x1 - 0.51),
+        changed(record, y2=best.y2 + 0.51),
+        changed(record, score=best.score - 0.0011),
+        changed(record, class_id=best.class_id + 1),
+        dataclasses.replace(record, detections=record.detections[1:]),
+        dataclasses.replace(record, detections=(record.detections[1], *record.detections[1:])),
+        error_record(),
+    ]
+    assert [other for other in others if records_agree(record, other)] == []
 
 
 float32 = st.floats(0, 1e6, width=32)

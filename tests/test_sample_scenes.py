@@ -8,7 +8,7 @@ from PIL import Image
 
 from appliance.annotations import pascal_voc
 from appliance.annotations.dataset import ObjectDetectionDataset
-from appliance.annotations.sample_layout import Thing, visible_boxes
+from appliance.annotations.sample_layout import Thing, arrange, plan_shelves, visible_boxes
 from appliance.annotations.sample_objects import GROCERIES
 from appliance.annotations.sample_painting import Canvas
 from appliance.annotations.sample_scenes import LABELS, draw_scene, make_sample_dataset
@@ -83,6 +83,23 @@ def test_box_is_what_one_can_see():
     cut_off = Thing("orange", Image.new("RGBA", (20, 20), (255, 160, 0, 255)), (90, -4))
     boxes = visible_boxes([behind, before, faint, cut_off], (100, 60))
     assert boxes == [("water", (10, 10, 30, 35)), ("orange", (90, 0, 100, 16))]
+
+
+@pytest.mark.parametrize("width_px", [150, 250, 700])
+def test_things_in_a_crowd_are_moved_or_left_out_until_each_can_be_seen(width_px):
+    scene_wh = width_px, 400
+    for seed in range(4):
+        rng = random.Random(seed)
+        things = arrange(rng, scene_wh, plan_shelves(rng, 400))
+        assert any(thing.label for thing in things)
+        owner = np.zeros((400, width_px), int)
+        for index, thing in enumerate(things, start=1):
+            layer = Image.new("L", scene_wh)
+            layer.paste(thing.mask, thing.corner)
+            owner[np.asarray(layer) > 0] = index
+        for index, thing in enumerate(things, start=1):
+            solid_px = np.count_nonzero(thing.mask)
+            assert thing.label is None or np.count_nonzero(owner == index) >= 0.45 * solid_px
 
 
 def test_what_stands_on_a_thing_moves_with_it():

@@ -42,11 +42,6 @@ class VocFolder:
     annotations: dict[str, str]
     doubled: tuple[str, ...]
 
-    @property
-    def paired(self) -> list[str]:
-        """Names that have both a picture and an annotation, sorted."""
-        return [name for name in self.pictures if name in self.annotations]
-
     @classmethod
     def scan(
         cls,

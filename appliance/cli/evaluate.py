@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from appliance.cli.options import Json, ModelArgument
 from appliance.cli.tables import print_json, print_table
+
+if TYPE_CHECKING:
+    from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.evaluation.evaluate import EvaluationResult
 
 
 def evaluate(
@@ -33,7 +37,7 @@ def evaluate(
     result = detector.evaluate_in_detail(dataset)
     document = {**result.to_contract_dict(), **result.to_json_dict()}
     if out is not None:
-        _write_report(Path(model).stem, out, dataset.images, result, document)
+        _write_report(Path(model).stem, out, dataset, result, document)
     if json:
         print_json(document)
         return
@@ -47,14 +51,20 @@ def evaluate(
         print(f"Report: {Path(out) / 'index.html'}")
 
 
-def _write_report(model_name, out, images, result, document):  # type: ignore[no-untyped-def]
+def _write_report(
+    model_name: str,
+    out: str,
+    dataset: ObjectDetectionDataset,
+    result: EvaluationResult,
+    document: dict[str, Any],
+) -> None:
     import json
 
     from appliance import storage
     from appliance.evaluation.comparison import compare_pictures
     from appliance.evaluation.report import ReportData, write_report
 
-    pictures = compare_pictures(images, result)
+    pictures = compare_pictures(dataset.images, result)
     write_report(out, ReportData(model_name, result, comparisons=pictures))
     text = json.dumps(document, indent=2, sort_keys=True)
     storage.write_bytes(f"{out.rstrip('/')}/metrics.json", text.encode())

@@ -21,7 +21,8 @@ def score(
         float | None, typer.Option(min=0, max=1, help="Lowest score kept; default the model's own.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier job's scores once this one is done.")
+        bool,
+        typer.Option("--overwrite", help="Replace an earlier job's scores once this one is done."),
     ] = False,
     address: AddressOption = None,
     quiet: Quiet = False,

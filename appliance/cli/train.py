@@ -24,7 +24,8 @@ def train(
         int | None, typer.Option(help="Optimizer steps; by default 30 pictures' worth each.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pictures a step over all workers; default 1 or 4, see README.")
+        int | None,
+        typer.Option(help="Pictures a step over all workers; default 1 or 4, see README."),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
@@ -43,7 +44,9 @@ def train(
     run_dir: Annotated[
         str | None, typer.Option(help="Folder for metrics and checkpoints; default below runs/.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir.")
+    ] = False,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,

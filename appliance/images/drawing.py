@@ -44,12 +44,12 @@ def colour_of(class_id: int) -> Colour:
 
     Further classes take the same hues lighter, then darker.
     """
-    turn, index = divmod(class_id - 1, len(PALETTE))
-    if turn == 0:
-        return PALETTE[index]
+    if class_id <= len(PALETTE):
+        return PALETTE[class_id - 1]
+    turn, index = divmod(class_id - len(PALETTE) - 1, len(PALETTE) - 1)  # grey has no hue to vary
     red, green, blue = (channel / 255 for channel in PALETTE[index])
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    lightness += ((0.0, 0.22, -0.14)[turn % 3] + 0.04 * (turn // 3)) * (1 - lightness)
+    lightness += ((0.24, -0.16)[turn % 2] + 0.04 * (turn // 2)) * (1 - lightness)
     rgb = colorsys.hls_to_rgb(hue, min(max(lightness, 0.2), 0.88), saturation)
     return round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)
 

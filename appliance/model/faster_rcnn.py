@@ -90,8 +90,7 @@ def freeze_stages(network: FasterRCNN, spec: ModelSpec, stages: int) -> None:
 
 
 def _build_compact(spec: ModelSpec) -> FasterRCNN:
-    assert spec.backbone is not None  # held by ModelSpec
-    body, last_at_stride = extract_body(spec.backbone)
+    body, last_at_stride = extract_body(str(spec.backbone))
     taps = [last_at_stride[stride_px] for stride_px in STRIDES_PX]
     levels = [str(level) for level in range(len(taps))]
     pyramid = BackboneWithFPN(

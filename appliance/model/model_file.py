@@ -91,7 +91,9 @@ def save(
         "parent": info.parent,
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    tensors = {
+        key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()
+    }
     data = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(document, sort_keys=True)})
     storage.write_bytes(model_uri, data)
     return _version(data)

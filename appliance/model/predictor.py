@@ -157,9 +157,7 @@ class Predictor:
         self, found: dict[str, torch.Tensor], resized_hw: tuple[int, int], size_hw: tuple[int, int]
     ) -> Detections:
         height, width = size_hw
-        scale_xyxy = np.array(
-            [width / resized_hw[1], height / resized_hw[0]] * 2, dtype=np.float32
-        )
+        scale_xyxy = np.array([width / resized_hw[1], height / resized_hw[0]] * 2, dtype=np.float32)
         boxes_xyxy = found["boxes"].float().cpu().numpy() * scale_xyxy
         boxes_xyxy = np.clip(boxes_xyxy, 0, np.array([width, height] * 2, np.float32))
         x1, y1, x2, y2 = boxes_xyxy.T
@@ -212,8 +210,8 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def _replace_child(module: nn.Module, name: str, child: nn.Module) -> None:
-    # ModuleDict and Sequential keep children under names that are no attributes one can set.
-    module._modules[name] = child
+    # In Sequential and ModuleDict too, a child is replaced by setting the attribute of its name.
+    setattr(module, name, child)
 
 
 def _for_inference(network: FasterRCNN, spec: ModelSpec) -> FasterRCNN:

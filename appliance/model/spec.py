@@ -89,11 +89,15 @@ class ModelSpec:
             )
         for name in ("score_threshold", "nms_iou_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected="0..1")
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected="0..1"
+                )
         counts = ("proposals_pre_nms", "proposals_post_nms", "max_detections")
         for name in (*counts, "fpn_channels", "box_head_channels"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=">= 1")
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected=">= 1"
+                )
 
     @classmethod
     def of(cls, labels: LabelMap, architecture: str = COMPACT, **settings: Any) -> ModelSpec:
@@ -125,9 +129,11 @@ class ModelSpec:
         if unknown := sorted(set(values) - known):
             raise ConfigError("Unknown model setting", got=", ".join(unknown))
         try:
-            return cls(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            )
+            arguments: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }
+            return cls(**arguments)
         except TypeError as error:
             raise ConfigError("A model setting has the wrong type", got=error) from None
 

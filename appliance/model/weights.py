@@ -70,9 +70,7 @@ def read_starting_weights(
     metadata, tensors = model_file.parse_safetensors(storage.read_bytes(init), source=init)
     if model_file.METADATA_KEY in metadata:
         loaded = model_file.load(init)
-        return StartingWeights(
-            loaded.network.state_dict(), init, loaded.spec, loaded.spec.backbone
-        )
+        return StartingWeights(loaded.network.state_dict(), init, loaded.spec, loaded.spec.backbone)
     for name in COMPACT_BACKBONES if backbone is None else (backbone,):
         if _fits_backbone(tensors, name):
             return StartingWeights(_as_body(tensors), init, None, name)
@@ -121,9 +119,7 @@ def apply_weights(network: FasterRCNN, weights: StartingWeights) -> list[str]:
     return left
 
 
-def _torchvision_weights(
-    init: str, architecture: str, backbone: str | None
-) -> StartingWeights:
+def _torchvision_weights(init: str, architecture: str, backbone: str | None) -> StartingWeights:
     if init == "coco" and architecture == COMPACT:
         raise ConfigError(
             "There are no COCO weights for the compact architecture",

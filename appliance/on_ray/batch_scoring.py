@@ -2,8 +2,8 @@
 
 The path of a job:
 
-    list pictures -> cut the listing into parts -> Ray Data: an actor pool scores one part after another
-    (`part_scorer`) and writes its file -> all parts are there -> commit (`scores_folder`)
+    list pictures -> cut the listing into parts -> Ray Data runs them on workers (`part_pool`), which
+    decode, infer and write one file a part (`part_scorer`) -> all are there -> commit (`scores_folder`)
 
 Every picture listed gives exactly one row, in the order of the listing, also when it could not be read.
 Through Ray pass only names and counts, in few large tasks: each task costs it about a tenth of a second.
@@ -12,31 +12,24 @@ Through Ray pass only names and counts, in few large tasks: each task costs it a
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import math
 import os
-import pickle
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from appliance import storage
-from appliance.errors import ApplianceError, ConfigError, ServiceError, StorageError
+from appliance.errors import ConfigError, ServiceError, StorageError
 from appliance.images.decoding import EXTENSIONS, ImageLimits
 from appliance.model import model_file
 from appliance.on_ray import cluster
-from appliance.on_ray.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
+from appliance.on_ray.part_pool import WorkerPool, run_parts, size_pool
+from appliance.on_ray.part_scorer import PartJob, PartOutcome, ScorerSettings
 from appliance.on_ray.progress import ImageProgress, ProgressStyle
-from appliance.on_ray.scores_folder import Manifest, Part, PARTS, ScoresFolder
-
-if TYPE_CHECKING:
-    import ray.data
-
-logger = logging.getLogger(__name__)
+from appliance.on_ray.scores_folder import PARTS, Manifest, Part, ScoresFolder
 
 MIN_IMAGES_PER_PART = 16
 MAX_IMAGES_PER_PART = 1024
@@ -44,8 +37,6 @@ PARTS_PER_WORKER = 8
 """So many parts a worker even out the end of a job and make its progress visible."""
 MIN_IMAGES_PER_WORKER = 64
 """A worker takes seconds to start: for fewer pictures it is not worth it."""
-PART_RETRIES = 5
-"""Attempts after the first when workers die on a part. Without a limit, Ray would try for ever."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +124,6 @@ class BatchSummary:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """How many workers, and what each of them takes of the cluster."""
-
-    workers: int
-    cpus: int
-    gpus: float
-
-
 def score_folder(
     model_uri: str | os.PathLike[str],
     input_uri: str | os.PathLike[str],
@@ -167,6 +149,7 @@ def score_folder(
     Raises:
         StorageError: No such folder, no pictures in it, or the output cannot be written.
         ModelFileError: The model file is none.
+        ConfigError: A setting does not fit the model.
         ServiceError: The cluster failed.
     """
     started = time.perf_counter()
@@ -175,16 +158,29 @@ def score_folder(
     image_uris = storage.list_files(input_uri, EXTENSIONS)
     if not image_uris:
         raise StorageError(
-            "No pictures in the folder", where=input_uri, expected=f"files in {' '.join(EXTENSIONS)}"
+            "No pictures in the folder",
+            where=input_uri,
+            expected=f"files in {' '.join(EXTENSIONS)}",
         )
-    model = _describe_model(model_uri)
+    model = _describe_model(model_uri, config)
     output = ScoresFolder.create(output_uri, overwrite=overwrite)
     try:
         cluster.connect(address)
-        pool = _size_pool(config, len(image_uris))
-        parts = _cut(image_uris, pool, config, output)
-        outcomes = _score_parts(parts, _scorer_settings(model_uri, config, pool), pool, config)
-        _check_complete(outcomes, parts, model["version"])
+        pool = size_pool(
+            math.ceil(len(image_uris) / MIN_IMAGES_PER_WORKER),
+            workers=config.workers,
+            cpus_per_worker=config.cpus_per_worker,
+            gpus_per_worker=config.gpus_per_worker,
+        )
+        jobs = _cut(image_uris, pool, config, output)
+        settings = _scorer_settings(model_uri, config, pool)
+        outcomes = []
+        with ImageProgress(len(image_uris), config.progress) as progress:
+            for outcome in run_parts(jobs, settings, pool, stall_timeout_s=config.stall_timeout_s):
+                outcomes.append(outcome)
+                progress.advance(outcome.rows)
+        outcomes.sort(key=lambda outcome: outcome.index)
+        _check_complete(outcomes, jobs, model["version"])
         first_s = min(outcome.started_s for outcome in outcomes)
         last_s = max(outcome.finished_s for outcome in outcomes)
         summary = BatchSummary(
@@ -200,14 +196,20 @@ def score_folder(
             start_up_s=round(first_s - started_s, 3),
             images_per_s=round(len(image_uris) / max(last_s - first_s, 1e-9), 3),
         )
-        output.commit(_manifest(output, outcomes, model, input_uri, image_uris, config), summary.to_json())
+        output.commit(
+            _manifest(output, outcomes, model, input_uri, image_uris, config), summary.to_json()
+        )
     finally:
         output.discard()
     return summary
 
 
-def _describe_model(model_uri: str) -> dict[str, Any]:
+def _describe_model(model_uri: str, config: BatchScoringConfig) -> dict[str, Any]:
+    """What the manifest says of the model; also the proof that workers will be able to use it."""
     loaded = model_file.load(model_uri)
+    loaded.spec.with_settings(
+        score_threshold=config.score_threshold, max_detections=config.max_detections
+    )
     sha256 = hashlib.sha256(storage.read_bytes(model_uri)).hexdigest()
     return {
         "uri": model_uri,
@@ -218,26 +220,8 @@ def _describe_model(model_uri: str) -> dict[str, Any]:
     }
 
 
-def _size_pool(config: BatchScoringConfig, images: int) -> _Pool:
-    import ray
-
-    resources = ray.cluster_resources()
-    total_cpus, total_gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    gpus = config.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if total_gpus else 0.0
-    if gpus:
-        cpus = config.cpus_per_worker or max(1, min(8, int(total_cpus / max(total_gpus, 1) * gpus)))
-        most = int(max(total_gpus, 1) / gpus)
-    else:
-        cpus = config.cpus_per_worker or 1
-        most = total_cpus // cpus
-    worthwhile = math.ceil(images / MIN_IMAGES_PER_WORKER)
-    return _Pool(config.workers or max(1, min(most, worthwhile)), cpus, gpus)
-
-
 def _cut(
-    image_uris: Sequence[str], pool: _Pool, config: BatchScoringConfig, output: ScoresFolder
+    image_uris: Sequence[str], pool: WorkerPool, config: BatchScoringConfig, output: ScoresFolder
 ) -> list[PartJob]:
     size = config.images_per_part
     if size is None:
@@ -250,7 +234,9 @@ def _cut(
     ]
 
 
-def _scorer_settings(model_uri: str, config: BatchScoringConfig, pool: _Pool) -> ScorerSettings:
+def _scorer_settings(
+    model_uri: str, config: BatchScoringConfig, pool: WorkerPool
+) -> ScorerSettings:
     return ScorerSettings(
         model_uri,
         ImageLimits(config.max_image_bytes, config.max_image_pixels),
@@ -262,96 +248,13 @@ def _scorer_settings(model_uri: str, config: BatchScoringConfig, pool: _Pool) ->
     )
 
 
-class _Worker:
-    """A row with a pickled `PartJob` in, a row with a pickled outcome or error out.
-
-    Errors meant for the user travel as values: raised here, they would reach him as Ray's own error
-    around a traceback, and a failing constructor would lose them altogether.
-    """
-
-    def __init__(self, settings: ScorerSettings) -> None:
-        self._scorer: PartScorer | ApplianceError
-        try:
-            self._scorer = PartScorer(settings)
-        except ApplianceError as error:
-            self._scorer = error
-
-    def __call__(self, row: Mapping[str, bytes]) -> dict[str, bytes]:
-        outcome: PartOutcome | ApplianceError
-        if isinstance(self._scorer, ApplianceError):
-            outcome = self._scorer
-        else:
-            try:
-                outcome = self._scorer.score_part(pickle.loads(row["job"]))
-            except ApplianceError as error:
-                outcome = error
-        return {"outcome": pickle.dumps(outcome)}
-
-
-def _score_parts(
-    parts: Sequence[PartJob], settings: ScorerSettings, pool: _Pool, config: BatchScoringConfig
-) -> list[PartOutcome]:
-    """The outcomes in the order of the parts."""
-    total = sum(len(part.image_uris) for part in parts)
-    outcomes: list[PartOutcome] = []
-    with ImageProgress(total, config.progress) as progress:
-        for outcome in _run(_pipeline(parts, settings, pool, config)):
-            outcomes.append(outcome)
-            progress.advance(outcome.rows)
-    return sorted(outcomes, key=lambda outcome: outcome.index)
-
-
-def _pipeline(
-    parts: Sequence[PartJob], settings: ScorerSettings, pool: _Pool, config: BatchScoringConfig
-) -> ray.data.Dataset:
-    import ray
-
-    rows = [{"job": pickle.dumps(part)} for part in parts]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Worker,
-        fn_constructor_args=(settings,),
-        compute=ray.data.ActorPoolStrategy(size=pool.workers),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        max_task_retries=PART_RETRIES,
-    )
-    context = dataset.context
-    context.enable_progress_bars = False  # ours counts pictures, Ray's would count parts
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = config.stall_timeout_s
-    return dataset
-
-
-def _run(dataset: ray.data.Dataset) -> Iterator[PartOutcome]:
-    import ray
-
-    try:
-        for row in dataset.iter_rows():
-            outcome = pickle.loads(row["outcome"])
-            if isinstance(outcome, ApplianceError):
-                raise outcome
-            yield outcome
-    except ray.data.exceptions.ExecutionTimeoutError as error:
-        raise ServiceError(
-            "The scoring job stands still",
-            got=f"no part finished in {dataset.context.execution_no_progress_timeout_s:.0f} s",
-            hint="See by `ray status` whether the cluster has free CPUs or GPUs for a worker",
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise ServiceError(
-            "The scoring job failed on the cluster",
-            got=str(error).strip().splitlines()[-1],
-            hint="The logs of the workers are in the logs folder of the Ray session",
-        ) from error
-
-
 def _check_complete(
-    outcomes: Sequence[PartOutcome], parts: Sequence[PartJob], model_version: str
+    outcomes: Sequence[PartOutcome], jobs: Sequence[PartJob], model_version: str
 ) -> None:
     done = [(outcome.index, outcome.rows) for outcome in outcomes]
-    if done != [(part.index, len(part.image_uris)) for part in parts]:
+    if done != [(job.index, len(job.image_uris)) for job in jobs]:
         raise ServiceError(
-            "The scoring job lost parts", got=f"{len(done)} parts", expected=f"{len(parts)}"
+            "The scoring job lost parts", got=f"{len(done)} parts", expected=f"{len(jobs)}"
         )
     versions = {outcome.model_version for outcome in outcomes}
     if versions != {model_version}:
@@ -386,7 +289,7 @@ def _manifest(
     )
 
 
-def _total(counters: Iterator[Counter[str]] | Any) -> dict[str, int]:
+def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for counter in counters:
         total.update(counter)

@@ -82,7 +82,7 @@ def local_cluster(
     with ExitStack() as stack:
         stack.callback(_refresh_authentication)
         # Before the import: Ray and Ray Serve read most of their variables when they are imported.
-        stack.enter_context(_variables({**_security(), **(environment or {})}))
+        stack.enter_context(_variables({**_quiet(), **_security(), **(environment or {})}))
         import ray
 
         if ray.is_initialized():
@@ -109,13 +109,17 @@ def local_cluster(
                 _plasma_directory=None if _shared_memory_bytes() >= store_bytes else str(folder),
             )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ServiceError("Ray cannot start on this machine", got=_first_line(error)) from error
+            raise ServiceError(
+                "Ray cannot start on this machine", got=_first_line(error)
+            ) from error
         info = ClusterInfo(_address(), True, time.perf_counter() - started)
         logger.info("started a local Ray cluster in %.1f s", info.start_up_s)
         yield info
 
 
-def connect(address: str | None = None) -> ClusterInfo:
+def connect(
+    address: str | None = None, *, environment: Mapping[str, str] | None = None
+) -> ClusterInfo:
     """Joins the cluster that is meant, or starts a local one that ends with this process.
 
     The cluster this process uses already, else `address`, else `RAY_ADDRESS` (which a submitted job
@@ -123,6 +127,8 @@ def connect(address: str | None = None) -> ClusterInfo:
 
     Args:
         address: `host:port` of a head, or "auto" for the cluster of this machine.
+        environment: As in `local_cluster`, for a cluster that is started here; one that runs already
+            has its own.
 
     Raises:
         ConfigError: The address is not of this form.
@@ -136,12 +142,13 @@ def connect(address: str | None = None) -> ClusterInfo:
     wanted = address or os.environ.get("RAY_ADDRESS")
     if not wanted:
         stack = ExitStack()
-        info = stack.enter_context(local_cluster())
+        info = stack.enter_context(local_cluster(environment=environment))
         atexit.register(stack.close)
         return info
     _probe(wanted)
     try:
-        ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
+        with _variables(_quiet()):
+            ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
     except ray.exceptions.AuthenticationError as error:
         raise ServiceError(
             "The Ray cluster does not accept our token",
@@ -187,10 +194,19 @@ def _probe(address: str) -> None:
         ) from None
 
 
+def _quiet() -> dict[str, str]:
+    """Variables that keep Ray off the console, unless the user has set them.
+
+    Ray's native part writes its errors to the standard error of every program that uses it, such as
+    that it misses the dashboard, or that Ray Data made an actor in a way Ray Core does not like.
+    """
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    return {key: os.environ.get(key, value) for key, value in variables.items()}
+
+
 def _security() -> dict[str, str]:
     """Variables that switch token authentication on, unless the user has decided about it."""
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
-    variables = {key: os.environ.get(key, value) for key, value in variables.items()}
+    variables = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         # Else Ray would leave a token that every user can read in the home folder.
         variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -202,7 +218,7 @@ def _refresh_authentication() -> None:
 
     Ray 2.60 does the same, by the same calls, when it switches authentication on by itself.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
@@ -42,12 +41,7 @@ class ImageProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -58,15 +52,22 @@ class ImageProgress:
         rate = f"{self._done / (now - self._started):.1f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, advance=images, rate=rate)
-        elif self._style == "log":
-            if now - self._logged >= LOG_INTERVAL_S or self._done == self._total:
-                logger.info("scored %d of %d pictures, %s", self._done, self._total, rate)
-                self._logged = now
+            return
+        due = now - self._logged >= LOG_INTERVAL_S or self._done == self._total
+        if self._style == "log" and due:
+            logger.info("scored %d of %d pictures, %s", self._done, self._total, rate)
+            self._logged = now
 
 
 def _bar() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}"),

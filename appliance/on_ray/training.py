@@ -90,9 +90,7 @@ def train_to_file(
 ) -> TrainedModel:
     """Trains on Ray and writes the model file; arguments and errors as in `train_on_ray`."""
     started_s = time.perf_counter()
-    network = train_on_ray(
-        plan, images, run_dir, workers=workers, resume=resume, progress=progress
-    )
+    network = train_on_ray(plan, images, run_dir, workers=workers, resume=resume, progress=progress)
     wall_s = time.perf_counter() - started_s
     losses = [line["loss"] for line in read_metrics(run_dir)]
     last = losses[-max(1, len(losses) // 10) :]

@@ -88,4 +88,5 @@ def _change_colours(
     changed = TF.adjust_brightness(changed, float(brightness))
     changed = TF.adjust_contrast(changed, float(contrast))
     changed = TF.adjust_saturation(changed, float(saturation))
-    return changed * 255
+    in_255: torch.Tensor = changed * 255
+    return in_255

@@ -61,19 +61,18 @@ def capture(
     return Checkpoint(step, _copied(network.state_dict()), _copied(optimizer_state), spec, config)
 
 
-def restore(
-    checkpoint: Checkpoint, network: FasterRCNN, optimizer: torch.optim.Optimizer
-) -> None:
+def restore(checkpoint: Checkpoint, network: FasterRCNN, optimizer: torch.optim.Optimizer) -> None:
     """Puts the state back into a network and optimizer built from the same spec and settings."""
     network.load_state_dict(checkpoint.network_state)
     parameters = dict(network.named_parameters())
-    for name, value in checkpoint.optimizer_state.items():
+    for name, saved in checkpoint.optimizer_state.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        if value.shape == parameter.shape:
+        if saved.shape == parameter.shape:
             # Into the parameter's own memory format, or the next step would be slower than the last.
-            value = torch.empty_like(parameter).copy_(value)
-        optimizer.state[parameter][key] = value
+            optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(saved)
+        else:
+            optimizer.state[parameter][key] = saved
 
 
 def save(uri: str, checkpoint: Checkpoint) -> None:

@@ -64,13 +64,21 @@ class TrainingConfig:
         at_least_1 = ("batch_size", "steps") if self.steps is not None else ("batch_size",)
         for name in at_least_1:
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=">= 1")
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected=">= 1"
+                )
         for name in ("learning_rate", "clip_gradient_norm"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected="> 0")
-        for name in ("warmup_fraction", "momentum", "flip", "scale_jitter", "colour_jitter"):
-            if not 0 <= getattr(self, name) < 1 + (name == "flip"):
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected="0..1")
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected="> 0"
+                )
+        for name in ("warmup_fraction", "momentum", "scale_jitter", "colour_jitter"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected="0..1"
+                )
+        if not 0 <= self.flip <= 1:
+            raise ConfigError("flip is out of range", got=self.flip, expected="0..1")
         starts = [step for step, _ in self.learning_rate_stages]
         if starts != sorted(set(starts)) or any(rate <= 0 for _, rate in self.learning_rate_stages):
             raise ConfigError(
@@ -84,7 +92,9 @@ class TrainingConfig:
             )
         for name in ("weight_decay", "checkpoint_every_steps", "cache_mb"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=">= 0")
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected=">= 0"
+                )
         if self.optimizer not in ("sgd", "adamw"):
             raise ConfigError("Unknown optimizer", got=self.optimizer, expected="sgd or adamw")
         if self.precision not in ("auto", "float32", "bfloat16"):

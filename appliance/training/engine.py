@@ -209,9 +209,14 @@ def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype 
     A CPU without AMX emulates bfloat16 and is slower with it than without.
     """
     if config.precision == "auto":
-        faster = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        faster = device.type == "cuda" or cpu_has_amx()
         return torch.bfloat16 if faster else None
     return torch.bfloat16 if config.precision == "bfloat16" else None
+
+
+def cpu_has_amx() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (Intel's AMX tiles)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

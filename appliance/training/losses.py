@@ -19,13 +19,16 @@ class DetectionLosses(nn.Module):
             box head stay in float32: box coordinates do not survive eight bits of mantissa.
     """
 
+    _mean: torch.Tensor
+    _std: torch.Tensor
+
     def __init__(self, network: FasterRCNN, autocast_dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.network = network
         self._autocast_dtype = autocast_dtype
-        for name, values in (("_mean", IMAGE_MEAN), ("_std", IMAGE_STD)):
-            tensor = torch.tensor(values).view(1, 3, 1, 1) * 255
-            self.register_buffer(name, tensor, persistent=False)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (IMAGE_MEAN, IMAGE_STD))
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_std", std, persistent=False)
 
     def forward(
         self,

@@ -1,4 +1,7 @@
-"""A whole run in this process: plan in, trained network out. `on_ray.training` does the same on workers."""
+"""A whole run in this process: plan in, trained network out.
+
+`on_ray.training` does the same on workers.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,160 @@
+"""Runs the parts of a batch job on a Ray Data actor pool, and turns Ray's errors into ours.
+
+One row of the dataset is one part: the slice of the input listing goes in, a few numbers come out. Each
+worker loads the model once (`part_scorer`) and takes one part after another; a worker that dies is
+replaced and its part done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from appliance.errors import ApplianceError, ServiceError
+from appliance.on_ray.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
+
+if TYPE_CHECKING:
+    import ray.data
+
+PART_RETRIES = 5
+"""Attempts after the first when workers die on a part. Without a limit, Ray would try for ever."""
+
+_MAX_CPUS_PER_GPU = 8
+
+
+@dataclass(frozen=True)
+class WorkerPool:
+    """How many workers, and what each of them takes of the cluster."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+
+def size_pool(
+    most: int,
+    *,
+    workers: int | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
+) -> WorkerPool:
+    """A pool that fits the cluster this process is connected to.
+
+    Args:
+        most: Workers that are worth their start.
+        workers: So many, whatever fits; by default what the CPUs, or the GPUs, allow.
+        cpus_per_worker: By default 1, or a GPU's share of the CPUs, at most 8.
+        gpus_per_worker: By default 1 where the cluster has any GPU.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    total_cpus, total_gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    gpus = gpus_per_worker if gpus_per_worker is not None else float(total_gpus > 0)
+    if gpus:
+        share = int(total_cpus / max(total_gpus, 1) * gpus)
+        cpus = cpus_per_worker or max(1, min(_MAX_CPUS_PER_GPU, share))
+        fitting = min(int(total_gpus / gpus), total_cpus // cpus)
+    else:
+        cpus = cpus_per_worker or 1
+        fitting = total_cpus // cpus
+    return WorkerPool(workers or max(1, min(fitting, most)), cpus, gpus)
+
+
+def run_parts(
+    jobs: Sequence[PartJob], settings: ScorerSettings, pool: WorkerPool, *, stall_timeout_s: float
+) -> Iterator[PartOutcome]:
+    """Scores the parts; outcomes come as they are done, in any order.
+
+    Args:
+        jobs: What to score.
+        settings: For the scorer of each worker.
+        pool: Of what size.
+        stall_timeout_s: Give up when no part was finished for so long.
+
+    Raises:
+        ApplianceError: What a worker met that concerns the whole job, such as a full disk.
+        ServiceError: The cluster failed, or has no room for a single worker.
+    """
+    import ray
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    dataset = _pipeline(jobs, settings, pool)
+    dataset.context.execution_no_progress_timeout_s = stall_timeout_s
+    try:
+        with closing(cast(Any, iter(dataset.iter_rows()))) as rows:
+            for row in rows:
+                outcome = pickle.loads(row["outcome"])  # noqa: S301  (our own workers made it)
+                if isinstance(outcome, ApplianceError):
+                    raise outcome
+                yield outcome
+    except ExecutionTimeoutError as error:
+        raise ServiceError(
+            "The scoring job stands still",
+            got=f"no part finished in {stall_timeout_s:.0f} s",
+            hint="See by `ray status` whether the cluster has free CPUs or GPUs for a worker",
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise ServiceError(
+            "The scoring job failed on the cluster",
+            got=str(error).strip().splitlines()[-1],
+            hint="The logs of the workers are in the logs folder of the Ray session",
+        ) from error
+
+
+class _Worker:
+    """A row with a pickled `PartJob` in, a row with a pickled outcome or error out.
+
+    Errors meant for the user travel as values: raised here, they would reach him as Ray's own error
+    around a traceback, and a failing constructor would lose them altogether.
+    """
+
+    def __init__(self, settings: ScorerSettings) -> None:
+        self._scorer: PartScorer | ApplianceError
+        try:
+            self._scorer = PartScorer(settings)
+        except ApplianceError as error:
+            self._scorer = error
+
+    def __call__(self, row: Mapping[str, bytes]) -> dict[str, bytes]:
+        outcome: PartOutcome | ApplianceError
+        if isinstance(self._scorer, ApplianceError):
+            outcome = self._scorer
+        else:
+            try:
+                job = pickle.loads(row["job"])  # noqa: S301  (our own driver made it)
+                outcome = self._scorer.score_part(job)
+            except ApplianceError as error:
+                outcome = error
+        return {"outcome": pickle.dumps(outcome)}
+
+
+def _pipeline(
+    jobs: Sequence[PartJob], settings: ScorerSettings, pool: WorkerPool
+) -> ray.data.Dataset:
+    import ray.data
+
+    _silence_ray_data()
+    rows = [{"job": pickle.dumps(job)} for job in jobs]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        cast(Any, _Worker),
+        fn_constructor_args=(settings,),
+        compute=ray.data.ActorPoolStrategy(size=pool.workers),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        ray_remote_args_fn=lambda: {"max_task_retries": PART_RETRIES},
+    )
+    dataset.context.enable_progress_bars = False  # ours counts pictures, Ray's would count parts
+    dataset.context.print_on_execution_start = False
+    return dataset
+
+
+def _silence_ray_data() -> None:
+    """Leaves Ray Data its log file and takes the console from it: progress and errors are ours to tell."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)

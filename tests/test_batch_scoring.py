@@ -1,0 +1,281 @@
+import json
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from factories import encoded, jpeg_bytes, picture
+from PIL import Image
+
+from appliance.errors import ConfigError, ModelFileError, ServiceError, StorageError
+from appliance.images.decoding import ImageLimits
+from appliance.on_ray import batch_scoring
+from appliance.on_ray.batch_scoring import BatchScoringConfig, score_folder
+from appliance.on_ray.part_pool import WorkerPool, run_parts
+from appliance.on_ray.part_scorer import PartJob, PartScorer, ScorerSettings
+from appliance.on_ray.progress import ImageProgress
+from appliance.on_ray.scores_folder import (
+    MANIFEST,
+    SUMMARY,
+    ScoresFolder,
+    read_manifest,
+    read_records,
+)
+from appliance.scoring import ImageScorer
+
+QUIET = BatchScoringConfig(progress="off")
+GOOD = jpeg_bytes(seed=7)
+FILES = {
+    "a.jpg": jpeg_bytes(seed=1),
+    "b.JPEG": jpeg_bytes((160, 120), seed=2),
+    "broken/cut.jpg": GOOD[: len(GOOD) // 2],
+    "broken/empty.jpg": b"",
+    "broken/huge.png": encoded(Image.new("L", (3000, 2000)), "PNG"),
+    "broken/text.jpg": b"this is no picture",
+    "deep/er/c.png": encoded(picture((40, 90), seed=3), "PNG"),
+    "deep/turned.jpg": jpeg_bytes(
+        seed=4, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    ),
+    "dot.png": encoded(Image.new("RGB", (1, 1), "red"), "PNG"),
+    "notes.txt": b"not listed",
+    "z.webp": encoded(picture((64, 64), seed=5), "WEBP"),
+}
+LISTED = sorted(name for name in FILES if name != "notes.txt")
+ERROR_KINDS = {
+    "broken/cut.jpg": "unreadable",
+    "broken/empty.jpg": "empty",
+    "broken/huge.png": "too_large",
+    "broken/text.jpg": "unreadable",
+}
+LIMITS = ImageLimits(max_pixels=1_000_000)
+
+
+def write_files(folder, files):
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+def assert_records_agree(found, expected):
+    """Equal, boxes within half a pixel and scores within a thousandth."""
+    assert [row.image_uri for row in found] == [row.image_uri for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        rows = one.to_row(), other.to_row()
+        objects, others = (row.pop("detections") for row in rows)
+        assert rows[0] == rows[1]
+        assert [row["label"] for row in objects] == [row["label"] for row in others]
+        for side in ("x1", "y1", "x2", "y2"):
+            assert [row[side] for row in objects] == pytest.approx(
+                [row[side] for row in others], abs=0.5
+            )
+        scores = [row["score"] for row in others]
+        assert [row["score"] for row in objects] == pytest.approx(scores, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_files(tmp_path_factory.mktemp("pictures"), FILES)
+
+
+@pytest.fixture(scope="module")
+def job(pictures, tiny_model_path, tmp_path_factory, ray_cluster):
+    """One job over good and bad pictures, by two workers in parts of three."""
+    output = tmp_path_factory.mktemp("scores") / "out"
+    config = BatchScoringConfig(
+        workers=2,
+        images_per_part=3,
+        batch_size=2,
+        max_image_pixels=LIMITS.max_pixels,
+        progress="log",
+    )
+    return score_folder(tiny_model_path, pictures, output, config=config)
+
+
+@pytest.fixture(scope="module")
+def expected(pictures, tiny_model_path):
+    """The records of the same files, scored in this process without Ray."""
+    scorer = ImageScorer.load(str(tiny_model_path), limits=LIMITS, device="cpu")
+    names = [str(pictures / name) for name in LISTED]
+    return scorer.score([(name, Path(name).read_bytes()) for name in names])
+
+
+def test_every_picture_gives_exactly_one_row(job, pictures):
+    records = read_records(job.output_uri)
+    assert [record.image_uri for record in records] == [str(pictures / name) for name in LISTED]
+    assert {
+        name: record.error_kind
+        for name, record in zip(LISTED, records, strict=True)
+        if record.error_kind is not None
+    } == ERROR_KINDS
+
+
+def test_rows_equal_those_of_the_scorer_in_process(job, expected):
+    assert sum(len(record.detections) for record in expected) > 10
+    assert_records_agree(read_records(job.output_uri), expected)
+
+
+def test_summary_counts_what_was_written(job, expected):
+    assert (job.images, job.rows, job.workers) == (len(LISTED), len(LISTED), 2)
+    assert job.errors_by_kind == {"empty": 1, "too_large": 1, "unreadable": 2}
+    labels = [found.label for record in expected for found in record.detections]
+    assert job.objects_per_label == {label: labels.count(label) for label in sorted(set(labels))}
+    assert 0 < job.start_up_s < job.wall_s
+    assert job.images_per_s > 0
+    assert json.loads((Path(job.output_uri) / SUMMARY).read_text()) == job.to_json()
+
+
+def test_manifest_tells_model_input_and_settings(job, pictures, tiny_model_path):
+    manifest = read_manifest(job.output_uri)
+    assert manifest.rows == len(LISTED)
+    assert [part.rows for part in manifest.parts] == [3, 3, 3, 1]
+    assert manifest.model["uri"] == str(tiny_model_path)
+    assert manifest.model["labels"] == ["circle", "square"]
+    assert manifest.model["sha256"].startswith(job.model_version)
+    assert manifest.input["uri"] == str(pictures)
+    assert manifest.settings["images_per_part"] == 3
+
+
+def test_pandas_reads_the_folder_as_it_is(job):
+    frame = pd.read_parquet(job.output_uri)
+    assert len(frame) == len(LISTED)
+    assert frame["error"].notna().sum() == len(ERROR_KINDS)
+    assert frame["detections"].map(len).sum() == sum(job.objects_per_label.values())
+
+
+def test_an_existing_output_is_refused_and_stays(job, pictures, tiny_model_path):
+    with pytest.raises(StorageError, match="exists already"):
+        score_folder(tiny_model_path, pictures, job.output_uri, config=QUIET)
+    assert len(read_records(job.output_uri)) == len(LISTED)
+
+
+def test_overwriting_replaces_all_rows(tmp_path, tiny_model_path, ray_cluster, monkeypatch):
+    # Relative paths, as a user types them: workers may run elsewhere, rows tell the whole path.
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path / "first", {"1.jpg": FILES["a.jpg"], "2.jpg": GOOD})
+    write_files(tmp_path / "second", {"3.jpg": FILES["b.JPEG"]})
+    score_folder(tiny_model_path, "first", "out", config=QUIET)
+    summary = score_folder(tiny_model_path, "second", "out", config=QUIET, overwrite=True)
+    assert summary.rows == 1
+    uris = [str(tmp_path / "second" / "3.jpg")]
+    assert pd.read_parquet("out")["image_uri"].tolist() == uris
+    assert [record.image_uri for record in read_records("out")] == uris
+
+
+def test_a_worker_that_cannot_load_the_model_tells_so_plainly(tmp_path, ray_cluster):
+    tmp_path.joinpath("model.safetensors").write_bytes(b"no model")
+    settings = ScorerSettings(str(tmp_path / "model.safetensors"), LIMITS)
+    parts = [PartJob(0, ("a.jpg",), str(tmp_path / "part.parquet"))]
+    with pytest.raises(ModelFileError, match="Not a model file"):
+        list(run_parts(parts, settings, WorkerPool(1, cpus=1, gpus=0), stall_timeout_s=60))
+
+
+def test_a_worker_that_cannot_write_tells_so_plainly(tmp_path, tiny_model_path, ray_cluster):
+    tmp_path.joinpath("taken").write_text("a file where a folder should be")
+    settings = ScorerSettings(str(tiny_model_path), LIMITS)
+    parts = [PartJob(0, ("a.jpg",), str(tmp_path / "taken" / "part.parquet"))]
+    with pytest.raises(StorageError, match="Cannot write"):
+        list(run_parts(parts, settings, WorkerPool(1, cpus=1, gpus=0), stall_timeout_s=60))
+
+
+def test_a_job_without_room_on_the_cluster_gives_up(tmp_path, tiny_model_path, ray_cluster):
+    write_files(tmp_path, {"pictures/a.jpg": GOOD})
+    config = BatchScoringConfig(cpus_per_worker=1000, stall_timeout_s=2.0, progress="off")
+    with pytest.raises(ServiceError, match="stands still"):
+        score_folder(tiny_model_path, tmp_path / "pictures", tmp_path / "out", config=config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_are_told_before_any_work(tmp_path, tiny_model_path):
+    folder = write_files(tmp_path / "pictures", {"a.jpg": GOOD, "notes/b.txt": b""})
+    output = tmp_path / "out"
+    with pytest.raises(StorageError, match="No such folder"):
+        score_folder(tiny_model_path, tmp_path / "nowhere", output)
+    with pytest.raises(StorageError, match="No pictures"):
+        score_folder(tiny_model_path, folder / "notes", output)
+    with pytest.raises(StorageError, match="Cannot read the file"):
+        score_folder(tmp_path / "none.safetensors", folder, output)
+    with pytest.raises(ModelFileError, match="Not a model file"):
+        score_folder(folder / "a.jpg", folder, output)
+    with pytest.raises(StorageError, match="no folder"):
+        score_folder(tiny_model_path, folder, folder / "a.jpg")
+    with pytest.raises(ConfigError, match="score_threshold"):
+        score_folder(
+            tiny_model_path, folder, output, config=BatchScoringConfig(score_threshold=2.0)
+        )
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "setting", ["workers", "cpus_per_worker", "batch_size", "images_per_part", "max_image_bytes"]
+)
+def test_settings_count_from_one(setting):
+    with pytest.raises(ConfigError, match=setting):
+        BatchScoringConfig(**{setting: 0})
+
+
+def test_negative_gpus_are_refused():
+    with pytest.raises(ConfigError, match="gpus_per_worker"):
+        BatchScoringConfig(gpus_per_worker=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("images", "workers", "parts"), [(1, 1, 1), (20, 1, 2), (500, 2, 16), (100_000, 4, 98)]
+)
+def test_parts_are_few_and_even_out_the_end(images, workers, parts, tmp_path):
+    uris = [f"{index}.jpg" for index in range(images)]
+    pool = WorkerPool(workers, cpus=1, gpus=0)
+    output = ScoresFolder.create(str(tmp_path))
+    cut = batch_scoring._cut(uris, pool, BatchScoringConfig(), output)
+    assert len(cut) == parts
+    assert [uri for part in cut for uri in part.image_uris] == uris
+    assert len({part.part_uri for part in cut}) == parts
+
+
+def test_a_job_is_committed_only_when_all_parts_are_there(tmp_path, tiny_model_path):
+    write_files(tmp_path, {"a.jpg": GOOD})
+    scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
+    part = PartJob(0, (str(tmp_path / "a.jpg"),), str(tmp_path / "part.parquet"))
+    outcome = scorer.score_part(part)
+    batch_scoring._check_complete([outcome], [part], outcome.model_version)
+    with pytest.raises(ServiceError, match="lost parts"):
+        batch_scoring._check_complete([outcome], [part, part], outcome.model_version)
+    with pytest.raises(StorageError, match="changed while"):
+        batch_scoring._check_complete([outcome], [part], "another")
+
+
+def test_a_picture_that_went_away_is_an_error_row(tmp_path, tiny_model_path):
+    write_files(tmp_path, {"a.jpg": GOOD})
+    uris = (str(tmp_path / "gone.jpg"), str(tmp_path / "a.jpg"))
+    part_path = tmp_path / "part.parquet"
+    scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
+    outcome = scorer.score_part(PartJob(5, uris, str(part_path)))
+    assert (outcome.index, outcome.rows) == (5, 2)
+    assert outcome.errors_by_kind == {"missing": 1}
+    assert outcome.size_bytes == part_path.stat().st_size
+    frame = pd.read_parquet(part_path)
+    assert frame["error_kind"].tolist()[0] == "missing"
+    assert pd.isna(frame["content_sha256"][0])
+
+
+def test_progress_is_a_bar_or_a_line(capsys, caplog):
+    caplog.set_level(logging.INFO, logger="appliance")
+    with ImageProgress(3, "bar") as progress:
+        progress.advance(1)
+        progress.advance(2)
+    assert "3/3" in capsys.readouterr().err
+    assert caplog.messages == []
+    with ImageProgress(3, "auto") as progress:  # stderr is no terminal here
+        progress.advance(1)
+        progress.advance(2)
+    (message,) = caplog.messages
+    assert message.startswith("scored 3 of 3 pictures")
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unfinished_output_is_told_from_a_finished_one(tmp_path):
+    folder = ScoresFolder.create(str(tmp_path / "out"))
+    assert not (tmp_path / "out" / MANIFEST).exists()
+    with pytest.raises(StorageError, match="finished job"):
+        read_manifest(folder.uri)

@@ -1,0 +1,121 @@
+"""A job goes through the Jobs API to a real head, as `ray job submit` sends it."""
+
+import asyncio
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import psutil
+import pytest
+from factories import jpeg_bytes
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# What a job does not need: the upload may have 100 MiB.
+EXCLUDES = [".venv", ".git", ".cache", "demo", "runs", "build", "benchmarks/results", "__pycache__"]
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture(scope="module")
+def head():
+    """The dashboard address of a head of its own, and its token."""
+    port, dashboard_port, agent_port = free_ports(3)
+    token = secrets.token_hex(32)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        command = [
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block",
+            f"--port={port}", f"--dashboard-port={dashboard_port}",
+            f"--dashboard-agent-listen-port={agent_port}", "--ray-client-server-port=0",
+            "--num-cpus=2", f"--object-store-memory={100 * 2**20}", f"--temp-dir={folder}",
+            "--disable-usage-stats",
+        ]  # fmt: skip
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout:
+                if "--block" in line:
+                    break
+            children = psutil.Process(process.pid).children(recursive=True)
+            yield f"http://127.0.0.1:{dashboard_port}", token
+            process.terminate()
+            process.communicate(timeout=60)
+        assert [child for child in children if child.is_running()] == []
+
+
+@pytest.fixture(scope="module")
+def jobs(head):
+    from ray.job_submission import JobSubmissionClient
+
+    address, token = head
+    return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
+
+
+def run_job(jobs, *arguments):
+    """Submits a job, follows it to its end; its status and all it wrote."""
+    job_id = jobs.submit_job(
+        entrypoint=" ".join([sys.executable, "-m", *map(str, arguments)]),
+        runtime_env={"working_dir": str(REPOSITORY), "excludes": EXCLUDES},
+    )
+
+    async def follow():
+        return "".join([lines async for lines in jobs.tail_job_logs(job_id)])
+
+    log = asyncio.run(follow())
+    return jobs.get_job_status(job_id), log
+
+
+@pytest.mark.timeout(300)
+def test_a_submitted_job_scores_a_folder(jobs, tiny_model_path, tmp_path):
+    from appliance.on_ray.scores_folder import read_records
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed in range(5):
+        (pictures / f"{seed}.jpg").write_bytes(jpeg_bytes(seed=seed))
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    output = tmp_path / "scores"
+    status, log = run_job(jobs, "jobs.batch_score", tiny_model_path, pictures, output, "--json")
+    assert status == "SUCCEEDED"
+    summary = json.loads(log.strip().splitlines()[-1])
+    assert (summary["images"], summary["rows"]) == (6, 6)
+    assert summary["errors_by_kind"] == {"unreadable": 1}
+    assert [Path(record.image_uri).name for record in read_records(output)] == [
+        *(f"{seed}.jpg" for seed in range(5)),
+        "broken.jpg",
+    ]
+
+
+@pytest.mark.timeout(300)
+def test_a_job_with_a_mistake_fails_with_one_sentence(jobs, tiny_model_path, tmp_path):
+    status, log = run_job(
+        jobs, "jobs.batch_score", tiny_model_path, tmp_path / "no", tmp_path / "out"
+    )
+    assert status == "FAILED"
+    assert f"error: No such folder: {tmp_path / 'no'}" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.timeout(300)
+def test_the_head_answers_nobody_without_its_token(head):
+    address, _ = head
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}/api/jobs/", timeout=30)
+    assert refused.value.code == 401

@@ -1,0 +1,272 @@
+"""Parsing of request bodies, the gate, the keys and the shaping of answers, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+
+import numpy as np
+import pytest
+from factories import detections, jpeg_bytes
+
+from appliance.errors import (
+    ConfigError,
+    ImageError,
+    LabelError,
+    ServiceError,
+)
+from appliance.labels import LabelMap
+from appliance.records import Record
+from serve_app.admission import Gate, KeyRing
+from serve_app.answers import contract_text, select
+from serve_app.errors import RequestError, error_response, request_error
+from serve_app.requests import decode_image_text, parse_contract_body, parse_detect_body
+
+PICTURE = jpeg_bytes(seed=3)
+# All byte values, so that + and /, and with an odd length padding, occur in the text.
+BINARY = bytes(range(256)) + b"\xfb\xff"
+PLAIN = base64.b64encode(BINARY).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        str(base64.b64encode(BINARY)),
+        f'b"{PLAIN}"',
+        str(base64.encodebytes(BINARY)),
+        base64.encodebytes(BINARY).decode(),
+        PLAIN.rstrip("="),
+        base64.urlsafe_b64encode(BINARY).decode(),
+        f"  {PLAIN}\n",
+        f"data:image/jpeg;base64,{PLAIN}",
+        f"data:application/octet-stream;charset=utf-8;base64,{PLAIN}",
+        f"DATA:image/png;BASE64,{PLAIN}",
+        f"b'data:image/jpeg;base64,{PLAIN}'",
+    ],
+    ids=[
+        "plain",
+        "repr",
+        "double-quotes",
+        "repr-of-lines",
+        "lines",
+        "unpadded",
+        "url-safe",
+        "spaces-around",
+        "data-uri",
+        "data-uri-parameters",
+        "data-uri-upper-case",
+        "repr-of-data-uri",
+    ],
+)
+def test_every_text_form_gives_the_bytes(text):
+    assert decode_image_text(text, "image") == BINARY
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("not base64!", "11 characters"),
+        (PLAIN[:-3], "characters"),
+        ("b'" + PLAIN, "characters"),
+        ("data:image/png,%89PNG", "a data URI without ;base64"),
+        ("gr\u00fc\u00dfe", "5 characters"),
+        ("\ud800", "1 characters"),
+        ("AAAA====BBBB", "12 characters"),
+    ],
+)
+def test_other_texts_are_refused(text, got):
+    with pytest.raises(RequestError) as caught:
+        decode_image_text(text, "[2].image_in_base64", index=2)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_base64")
+    assert caught.value.index == 2
+    assert "[2].image_in_base64" in caught.value.message
+    assert got in caught.value.message
+
+
+def test_empty_text_is_an_empty_picture():
+    assert decode_image_text("", "image") == b""
+    assert decode_image_text("b''", "image") == b""
+
+
+def test_the_detect_body_gives_the_picture():
+    body = json.dumps({"image": base64.b64encode(PICTURE).decode()}).encode()
+    assert parse_detect_body(body) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b"1" * 5000, 400, "not JSON"),
+        (b"[]", 422, "must be an object, got a list"),
+        (b"null", 422, "got null"),
+        (b"1.5", 422, "got a number"),
+        (b"true", 422, "got a truth value"),
+        (b'"x"', 422, "got a text"),
+        (b"{}", 422, "image: Field required"),
+        (b'{"image": 5}', 422, "image: Input should be a valid string"),
+        (b'{"image": "", "imgae": ""}', 422, "imgae: Extra inputs"),
+    ],
+)
+def test_a_wrong_detect_body_is_refused(body, status, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        parse_detect_body(body)
+    assert caught.value.status == status
+
+
+def test_the_contract_body_gives_pictures_and_parameters():
+    text = str(base64.b64encode(PICTURE))
+    body = [
+        {"image_in_base64": text, "parameters": {"score_threshold": 0.5}},
+        {"image_in_base64": text, "parameters": {"max_total_detections": 3, "unknown": 1}},
+        {"image_in_base64": text, "parameters": None},
+        {"image_in_base64": text, "more": "is ignored"},
+    ]
+    pictures = parse_contract_body(json.dumps(body).encode(), max_images=4)
+    assert [picture.data for picture in pictures] == [PICTURE] * 4
+    assert [
+        (p.parameters.score_threshold, p.parameters.max_total_detections) for p in pictures
+    ] == [(0.5, None), (None, 3), (None, None), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message", "index"),
+    [
+        ({"image_in_base64": PLAIN}, 422, "must be a list of pictures, got an object", None),
+        ([{"image_in_base64": PLAIN}, PLAIN], 422, r"\[1\] must be an object, got a text", 1),
+        ([{"image": PLAIN}], 422, r"\[0\].image_in_base64: Field required", 0),
+        ([{"image_in_base64": "%"}], 400, r"Not base64: \[0\].image_in_base64", 0),
+        (
+            [{"image_in_base64": PLAIN, "parameters": {"score_threshold": 2}}],
+            422,
+            r"\[0\].parameters.score_threshold: Input should be less than or equal to 1",
+            0,
+        ),
+        (
+            [{"image_in_base64": PLAIN, "parameters": {"score_threshold": float("nan")}}],
+            422,
+            "score_threshold: Input should be a finite number",
+            0,
+        ),
+        (
+            [{"image_in_base64": PLAIN, "parameters": {"max_total_detections": 0}}],
+            422,
+            "max_total_detections",
+            0,
+        ),
+        ([{}] * 5, 413, "5 pictures", None),
+    ],
+)
+def test_a_wrong_contract_body_is_refused(body, status, message, index):
+    with pytest.raises(RequestError, match=message) as caught:
+        parse_contract_body(json.dumps(body).encode(), max_images=4)
+    assert (caught.value.status, caught.value.index) == (status, index)
+
+
+def record_of(found):
+    return Record.of_detections(
+        found,
+        LabelMap(("circle", "square")),
+        image_uri="x",
+        content_sha256="0" * 64,
+        model_name="m",
+        model_version="1",
+    )
+
+
+def test_select_keeps_what_was_asked_for():
+    record = record_of(detections(count=9))
+    scores = [item.score for item in record.detections]
+    assert select(record) == record
+    assert [d.score for d in select(record, score_threshold=scores[3]).detections] == scores[:4]
+    assert select(record, max_detections=2).detections == record.detections[:2]
+    circles = select(record, labels=["circle"]).detections
+    assert circles == tuple(d for d in record.detections if d.label == "circle")
+    assert 0 < len(circles) < 9
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_the_contract_text_equals_the_score_dictionary(count):
+    found = detections(count=count)
+    assert json.loads(contract_text(record_of(found))) == found.to_score_dict()
+
+
+def test_the_gate_lets_some_work_and_some_wait():
+    async def scenario():
+        gate, release = Gate(max_ongoing=2, max_queued=1), asyncio.Event()
+        inside = []
+
+        async def visit(number):
+            async with gate.place():
+                inside.append(number)
+                await release.wait()
+
+        tasks = [asyncio.create_task(visit(number)) for number in range(3)]
+        while len(inside) < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(RequestError) as caught:
+            await visit(3)
+        assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "1"})
+        assert inside == [0, 1]
+        tasks[0].cancel()
+        release.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await visit(4)
+        return inside
+
+    assert asyncio.run(scenario()) == [0, 1, 2, 4]
+
+
+def test_an_empty_key_ring_is_open():
+    KeyRing([]).check(None)
+
+
+def test_any_key_of_the_ring_opens():
+    ring = KeyRing(["first", "schl\u00fcssel"])
+    ring.check("Bearer first")
+    ring.check("bearer  schl\u00fcssel ")
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer firs", "Basic first", "first"])
+def test_other_keys_do_not_open(header):
+    with pytest.raises(RequestError) as caught:
+        KeyRing(["first"]).check(header)
+    assert caught.value.status == 401
+    assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+    assert "first" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ImageError("x", kind="unreadable"), 400, "image_unreadable"),
+        (ImageError("x", kind="empty"), 400, "image_empty"),
+        (ImageError("x", kind="too_large"), 413, "image_too_large"),
+        (ImageError("x", kind="unsupported"), 415, "image_unsupported"),
+        (LabelError("x"), 422, "unknown_label"),
+        (ServiceError("x"), 503, "unavailable"),
+        (ConfigError("x"), 400, "invalid_request"),
+        (RequestError(418, "teapot", "x"), 418, "teapot"),
+    ],
+)
+def test_errors_of_the_library_get_a_status(error, status, code):
+    answer = error_response(request_error(error, index=7))
+    assert answer.status_code == status
+    assert json.loads(answer.body) == {
+        "error": {"code": code, "message": "x", "hint": None, "index": 7}
+    }
+
+
+def test_an_error_may_quote_what_utf8_cannot_express():
+    answer = error_response(RequestError(400, "x", "\ud800 is no character"))
+    assert json.loads(answer.body)["error"]["message"] == "\ud800 is no character"
+
+
+def test_float32_scores_survive_the_contract_text_unchanged():
+    found = detections(count=50, seed=5)
+    scores = json.loads(contract_text(record_of(found)))["detection_scores"]
+    assert np.array_equal(np.array(scores, np.float32), found.scores)
