@@ -20,6 +20,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from appliance import storage
 from appliance.errors import ModelFileError, ServiceError
+from appliance.model import model_file
 from serve_app.admission import RETRY_AFTER_S
 from serve_app.engine import ScoringEngine
 from serve_app.http_api import create_api
@@ -51,17 +52,20 @@ def build_app(settings: ServiceSettings) -> serve.Application:
     """The application for `serve.run`, `serve run` and `serve deploy`.
 
     Raises:
-        ModelFileError: There is no file at the path that `model` names.
+        ModelFileError: There is no file at the path that `model` names, or it is no model file.
     """
-    settings = settings.model_copy(update={"model": _found_model(settings.model)})
+    settings = settings.model_copy(update={"model": _checked_model(settings.model)})
     deployment = serve.deployment(**_deployment_options(settings))(
         serve.ingress()(DetectionService)
     )
     return deployment.bind(settings)
 
 
-def _found_model(model: str) -> str:
-    """The model's URI; a relative path made absolute, since replicas run in other folders."""
+def _checked_model(model: str) -> str:
+    """The model's URI; a relative path made absolute, since replicas run in other folders.
+
+    A local file is read here once, because a replica would tell of a bad one only after half a minute.
+    """
     if storage.is_remote(model):
         return model
     path = storage.local_path(model).expanduser()
@@ -75,6 +79,7 @@ def _found_model(model: str) -> str:
             if path.is_absolute()
             else f"Relative paths count from {Path.cwd()}; give an absolute path",
         )
+    model_file.load(str(path))
     return str(path.resolve())
 
 
@@ -90,7 +95,7 @@ def _deployment_options(settings: ServiceSettings) -> dict[str, Any]:
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         # A new version starts beside the old one, which goes on serving when the new one cannot start.
         "max_surge_percent": 100,
-        "max_constructor_retry_count": 3,
+        "max_constructor_retry_count": 2,  # what fails here fails again, a slow store aside
         "graceful_shutdown_timeout_s": settings.request_timeout_s + 5,
     }
     if settings.max_replicas is None:

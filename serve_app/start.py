@@ -29,9 +29,18 @@ DEFAULT_NAME = "appliance"
 
 RAY_SERVE_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Load is looked at each second rather than each tenth, so that autoscaling follows a burst.
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     }
 )
+"""Variables to set before a local cluster starts.
+
+HAProxy is left to clusters (`ray_cluster.yaml` switches it on): it opens ports 8404 and 9101 on all
+interfaces whatever the host, its replicas take half a minute to stop, and what it saves, some
+milliseconds a request, is little beside the hundreds that a model takes on a CPU.
+"""
 
 _ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
 _POLL_S = 0.05
@@ -95,7 +104,7 @@ def start_service(
         try:
             serve.run(app, name=name, route_prefix=prefix)
         except RuntimeError as error:
-            raise _start_error(str(error)) from None
+            raise _start_error(name, error) from None
     shown_host = _ANY_HOST.get(host, host)
     shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
     service = RunningService(name, f"http://{shown_host}:{port}{prefix.rstrip('/')}")
@@ -182,11 +191,22 @@ def _free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _start_error(text: str) -> ServiceError:
+def _start_error(name: str, error: RuntimeError) -> ServiceError:
     """One sentence out of Serve's report, which holds the traceback of a replica."""
+    from ray import serve
+
+    reports = [str(error)]
+    if name in (applications := serve.status().applications):
+        reports += [part.message for part in applications[name].deployments.values()]
+    text = "\n".join(reports)
     ours = re.findall(r"appliance\.errors\.\w+: (.+)", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ServiceError("The service does not start", got=ours[-1] if ours else lines[-1])
+    return ServiceError(
+        "The service does not start",
+        where=name,
+        got=ours[-1] if ours else lines[-1],
+        hint="A version that was running before goes on",
+    )
 
 
 def _wait_until_ready(service: RunningService, timeout_s: float) -> None:

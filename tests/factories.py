@@ -1,13 +1,25 @@
-"""Small makers of test values: pictures as encoded bytes, detections, records."""
+"""Small makers of test values: pictures as encoded bytes, detections, training plans."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
+from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.detections import Detections
+from appliance.training.plan import TrainingPlan, plan_training, settings_for
+
+TINY = {
+    "backbone": "mobilenet_v3_small",
+    "shorter_side_px": 96,
+    "longer_side_px": 160,
+    "fpn_channels": 32,
+    "box_head_channels": 32,
+    "anchor_sizes_px": (16, 32, 64),
+}
 
 
 def picture(size_wh: tuple[int, int] = (96, 64), seed: int = 0) -> Image.Image:
@@ -50,3 +62,20 @@ def detections(count: int = 3, size_hw: tuple[int, int] = (64, 96), seed: int = 
         rng.integers(1, 3, count),
         size_hw,
     )
+
+
+def plan_for(dataset: ObjectDetectionDataset, **wishes) -> TrainingPlan:
+    """A plan to train a tiny network from random weights, exactly repeatable."""
+    return plan_training(
+        dataset.label_map,
+        images=len(dataset),
+        dataset_digest=dataset.digest(),
+        config=settings_for("none", precision="float32", **wishes),
+        **TINY,
+    )
+
+
+def assert_equal_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    """Every tensor of one equals the other's bit for bit."""
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name

@@ -25,6 +25,8 @@ from appliance.scoring import ImageScorer
 
 QUIET = BatchScoringConfig(progress="off")
 GOOD = jpeg_bytes(seed=7)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # orientation: a quarter turn
 FILES = {
     "a.jpg": jpeg_bytes(seed=1),
     "b.JPEG": jpeg_bytes((160, 120), seed=2),
@@ -33,9 +35,7 @@ FILES = {
     "broken/huge.png": encoded(Image.new("L", (3000, 2000)), "PNG"),
     "broken/text.jpg": b"this is no picture",
     "deep/er/c.png": encoded(picture((40, 90), seed=3), "PNG"),
-    "deep/turned.jpg": jpeg_bytes(
-        seed=4, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
-    ),
+    "deep/turned.jpg": jpeg_bytes(seed=4, exif=TURNED),
     "dot.png": encoded(Image.new("RGB", (1, 1), "red"), "PNG"),
     "notes.txt": b"not listed",
     "z.webp": encoded(picture((64, 64), seed=5), "WEBP"),

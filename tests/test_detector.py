@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import jpeg_bytes
 
 import appliance
 from appliance import FasterRCNN, ObjectDetectionDataset
@@ -14,7 +15,6 @@ from appliance.detections import Detections
 from appliance.errors import ConfigError, ImageError, LabelError, ModelFileError
 from appliance.images.decoding import decode_image
 from appliance.model.predictor import Predictor
-from factories import jpeg_bytes
 
 
 @pytest.fixture(scope="module")

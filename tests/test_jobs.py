@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def free_ports(count):
 @pytest.fixture(scope="module")
 def head():
     """The dashboard address of a head of its own, and its token."""
-    port, dashboard_port, agent_port = free_ports(3)
+    port, dashboard_port, agent_port, client_port = free_ports(4)
     token = secrets.token_hex(32)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
@@ -43,21 +44,21 @@ def head():
         command = [
             Path(sys.executable).with_name("ray"), "start", "--head", "--block",
             f"--port={port}", f"--dashboard-port={dashboard_port}",
-            f"--dashboard-agent-listen-port={agent_port}", "--ray-client-server-port=0",
+            f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}",
             "--num-cpus=2", f"--object-store-memory={100 * 2**20}", f"--temp-dir={folder}",
             "--disable-usage-stats",
         ]  # fmt: skip
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            for line in process.stdout:
-                if "--block" in line:
-                    break
+            started = any("--block" in line for line in process.stdout)
+            assert started
             children = psutil.Process(process.pid).children(recursive=True)
             yield f"http://127.0.0.1:{dashboard_port}", token
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # Ctrl-C; at SIGTERM it drains for half a minute
             process.communicate(timeout=60)
-        assert [child for child in children if child.is_running()] == []
+        _, left = psutil.wait_procs(children, timeout=30)
+        assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from factories import assert_equal_weights, plan_for
 
 from appliance.errors import ConfigError, StorageError
 from appliance.model import model_file
 from appliance.on_ray.training import Workers, train_on_ray, train_to_file
 from appliance.training.data import batch_indices
 from appliance.training.run import train_share
-from test_training import assert_equal_weights, plan_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -39,9 +39,7 @@ def test_one_worker_gives_the_weights_of_training_here(tiny_scenes, tmp_path) ->
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
 
-def test_two_workers_share_the_batches_and_resume_where_they_stopped(
-    tiny_scenes, tmp_path
-) -> None:
+def test_two_workers_share_the_batches_and_resume_where_they_stopped(tiny_scenes, tmp_path) -> None:
     images = tiny_scenes.images
     workers = Workers(2, cpus_each=1)
     whole = train_on_ray(

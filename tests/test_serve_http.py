@@ -470,17 +470,21 @@ def test_serve_has_one_address_per_cluster(ray_url, tiny_model_path):
         start_service(settings_for(tiny_model_path), port=port + 1)
 
 
-def test_a_file_that_is_no_model_is_told_and_the_running_version_goes_on(ray_url, tmp_path):
-    path = tmp_path / "note.safetensors"
-    path.write_text("just a note")
-    with pytest.raises(ServiceError, match="The service does not start.*Not a model file"):
-        start_service(settings_for(path), port=0, name="http-test")
-    assert detect(ray_url).detections
+def test_a_version_that_cannot_start_is_told_and_the_running_one_goes_on(ray_url, tiny_model_path):
+    before = detect(ray_url)
+    with pytest.raises(
+        ServiceError, match="The service does not start: http-test .*Unknown device"
+    ):
+        start_service(settings_for(tiny_model_path, device="abacus"), port=0, name="http-test")
+    assert detect(ray_url) == before
 
 
 def test_a_missing_model_is_told_before_anything_starts(ray_cluster, tmp_path):
     with pytest.raises(ModelFileError, match="No such model file"):
         start_service(settings_for(tmp_path / "none.safetensors"), port=0)
+    (tmp_path / "note.safetensors").write_text("just a note")
+    with pytest.raises(ModelFileError, match="Not a model file"):
+        start_service(settings_for(tmp_path / "note.safetensors"), port=0)
 
 
 def test_without_a_cluster_there_is_no_service(tiny_model_path):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from factories import assert_equal_weights, plan_for
 
-from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
+from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ConfigError, DatasetError, NonFiniteLossError, StorageError
 from appliance.labels import LabelMap
 from appliance.model.predictor import resize
@@ -19,32 +20,8 @@ from appliance.training.augmentation import augment
 from appliance.training.config import TrainingConfig
 from appliance.training.data import BatchLoader, Share, batch_indices
 from appliance.training.engine import learning_rate_at
-from appliance.training.plan import TrainingPlan, plan_training, settings_for
+from appliance.training.plan import TrainingPlan, plan_training
 from appliance.training.run import train_here, train_share
-
-TINY = {
-    "backbone": "mobilenet_v3_small",
-    "shorter_side_px": 96,
-    "longer_side_px": 160,
-    "fpn_channels": 32,
-    "box_head_channels": 32,
-    "anchor_sizes_px": (16, 32, 64),
-}
-
-
-def plan_for(dataset: ObjectDetectionDataset, **wishes) -> TrainingPlan:
-    return plan_training(
-        dataset.label_map,
-        images=len(dataset),
-        dataset_digest=dataset.digest(),
-        config=settings_for("none", precision="float32", **wishes),
-        **TINY,
-    )
-
-
-def assert_equal_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
 
 
 def test_every_picture_comes_once_a_pass_and_order_depends_on_the_seed_alone() -> None:
@@ -279,9 +256,7 @@ def test_cached_pictures_are_those_the_file_holds(tiny_scenes) -> None:
     spec = plan_for(tiny_scenes).spec
     still = TrainingConfig(batch_size=2, flip=0.0, scale_jitter=0.0, colour_jitter=0.0)
     cached = BatchLoader(tiny_scenes.images, spec.label_map, spec, still)
-    uncached = BatchLoader(
-        tiny_scenes.images, spec.label_map, spec, replace(still, cache_mb=0)
-    )
+    uncached = BatchLoader(tiny_scenes.images, spec.label_map, spec, replace(still, cache_mb=0))
     cached.batch(0)
     torch.testing.assert_close(cached.batch(0).pixels, uncached.batch(0).pixels)
 

@@ -32,7 +32,7 @@ def demo(
 
     Example: appliance demo --data my_pictures --init mobilenet_v2.safetensors
     """
-    from appliance.demo import DemoOptions, run_demo
+    from appliance.demo.main_job import DemoOptions, run_demo
 
     options = DemoOptions(
         out_dir=Path(out),

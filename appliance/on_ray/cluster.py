@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -97,17 +98,20 @@ def local_cluster(
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                include_dashboard=False,
-                object_store_memory=store_bytes,
-                log_to_driver=log_to_driver,
-                logging_level=logging.WARNING,
-                _temp_dir=str(folder),
-                _plasma_directory=None if _shared_memory_bytes() >= store_bytes else str(folder),
-            )
+            with _native_output_to(folder / "driver.err"):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    num_gpus=num_gpus,
+                    include_dashboard=False,
+                    object_store_memory=store_bytes,
+                    log_to_driver=log_to_driver,
+                    logging_level=logging.WARNING,
+                    _temp_dir=str(folder),
+                    _plasma_directory=None
+                    if _shared_memory_bytes() >= store_bytes
+                    else str(folder),
+                )
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ServiceError(
                 "Ray cannot start on this machine", got=_first_line(error)
@@ -147,7 +151,7 @@ def connect(
         return info
     _probe(wanted)
     try:
-        with _variables(_quiet()):
+        with _variables(_quiet()), _native_output_to(Path(os.devnull)):
             ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
     except ray.exceptions.AuthenticationError as error:
         raise ServiceError(
@@ -236,6 +240,24 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def _native_output_to(path: Path) -> Iterator[None]:
+    """Sends what native code writes to standard error into a file.
+
+    When `RAY_BACKEND_LOG_LEVEL` is set, Ray tells so there once, with no way to ask it not to.
+    """
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with path.open("ab") as stream:
+            os.dup2(stream.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
 
 
 @contextmanager

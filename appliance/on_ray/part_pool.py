@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -137,17 +138,21 @@ def _pipeline(
     jobs: Sequence[PartJob], settings: ScorerSettings, pool: WorkerPool
 ) -> ray.data.Dataset:
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     _silence_ray_data()
     rows = [{"job": pickle.dumps(job)} for job in jobs]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        cast(Any, _Worker),
-        fn_constructor_args=(settings,),
-        compute=ray.data.ActorPoolStrategy(size=pool.workers),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        ray_remote_args_fn=lambda: {"max_task_retries": PART_RETRIES},
-    )
+    with warnings.catch_warnings():
+        # Ray 2.60 announces that 2.64 will not take `max_task_retries` here, and has no other way yet.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            cast(Any, _Worker),
+            fn_constructor_args=(settings,),
+            compute=ray.data.ActorPoolStrategy(size=pool.workers),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            max_task_retries=PART_RETRIES,
+        )
     dataset.context.enable_progress_bars = False  # ours counts pictures, Ray's would count parts
     dataset.context.print_on_execution_start = False
     return dataset

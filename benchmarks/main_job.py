@@ -1,0 +1,68 @@
+"""Times the main job as a user starts it: `appliance demo` in a process of its own.
+
+    python -m benchmarks.main_job --json
+    python -m benchmarks.main_job --name fridge --data DIR --init FILE --json
+
+Prints a table, then with --json one JSON document last; the same goes to
+`benchmarks/results/FOLDER/NAME.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import write_result
+
+FIGURES = ("map_50", "train_wall_s", "batch_images_per_s", "http_p50_ms", "total_wall_s")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description="Times the main job as a user starts it.")
+    parser.add_argument("--name", default="main_job", help="name of the result file")
+    parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
+    parser.add_argument("--repeats", type=int, default=1, help="how often to run it")
+    parser.add_argument("--quick", action="store_true", help="once, with 40 training steps")
+    parser.add_argument("--data", help="own Pascal VOC folder instead of drawn scenes")
+    parser.add_argument("--init", default="none", help="starting weights")
+    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--json", action="store_true", help="print one JSON document last")
+    options = parser.parse_args()
+
+    arguments = ["--init", options.init]
+    steps = 40 if options.quick and options.steps is None else options.steps
+    arguments += [] if options.data is None else ["--data", options.data]
+    arguments += [] if steps is None else ["--steps", str(steps)]
+    runs = [_run(arguments) for _ in range(1 if options.quick else options.repeats)]
+    result = {
+        "median": {name: statistics.median(run[name] for run in runs) for name in FIGURES},
+        "http_equals_batch": all(run["http_equals_batch"] for run in runs),
+        "same_map_50_every_time": len({run["map_50"] for run in runs}) == 1,
+        "runs": runs,
+    }
+    for name, value in result["median"].items():
+        print(f"{name:20} {value:10.3f}")
+    path = write_result(options.name, "benchmarks.main_job", result, options.folder)
+    print(f"wrote {path.name} to benchmarks/results/{options.folder}")
+    if options.json:
+        print(json.dumps(result))
+
+
+def _run(arguments: list[str]) -> dict[str, Any]:
+    appliance = Path(sys.executable).with_name("appliance")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(appliance), "demo", "--quiet", "--json", "--out", f"{folder}/out"]
+        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The command line as users type it: real processes' worth of work, real files, one sentence a mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from appliance.cli import main as cli
+
+APPLIANCE = str(Path(sys.executable).with_name("appliance"))
+
+
+def run_app(monkeypatch, *arguments: object) -> int:
+    """Runs the command line in this process and returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["appliance", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging():
+    """Leaves the logging of the test run as it was."""
+    import logging
+
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers, level = before
+    root.setLevel(level)
+
+
+def test_help_lists_every_command() -> None:
+    shown = subprocess.run([APPLIANCE, "--help"], capture_output=True, text=True, check=True)
+    for command in ("demo", "train", "evaluate", "score", "serve", "data"):
+        assert f"  {command} " in shown.stdout
+
+
+def test_sample_check_and_stats(monkeypatch, tmp_path, capsys) -> None:
+    assert run_app(monkeypatch, "data", "sample", tmp_path / "d", "--train", 2, "--test", 1) == 0
+    assert len(list((tmp_path / "d" / "train" / "JPEGImages").iterdir())) == 2
+    assert run_app(monkeypatch, "data", "stats", tmp_path / "d" / "train") == 0
+    assert "Total classes: 8, total images: 2" in capsys.readouterr().out
+    assert run_app(monkeypatch, "data", "check", tmp_path / "d") == 0
+    (tmp_path / "d" / "train" / "Annotations" / "train_0000.xml").unlink()
+    assert run_app(monkeypatch, "data", "check", tmp_path / "d") == 1
+    assert "train_0000" in capsys.readouterr().out
+
+
+def test_evaluate_prints_figures_and_writes_a_report(
+    monkeypatch, tiny_scenes, tiny_scenes_dir, tiny_model_path, tmp_path, capsys
+) -> None:
+    from appliance import FasterRCNN
+
+    detector = FasterRCNN(
+        tiny_scenes.labels, init=str(tiny_model_path), run_dir=tmp_path / "run", device="cpu"
+    )
+    detector.train(tiny_scenes, num_steps=1, progress=False)
+    detector.save(tmp_path / "m.safetensors")
+    arguments = ("evaluate", tmp_path / "m.safetensors", tiny_scenes_dir / "test")
+    assert run_app(monkeypatch, *arguments, "-o", tmp_path / "report", "--json") == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    written = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert printed == written
+    assert 0 <= written["PASCAL/Precision/mAP@0.5IOU"] == written["map_50"] <= 1
+    assert (tmp_path / "report" / "index.html").exists()
+    assert run_app(monkeypatch, *arguments) == 0
+    assert "mAP@0.5" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_train_and_score_on_ray(monkeypatch, tiny_scenes_dir, tmp_path, capsys) -> None:
+    pictures = tmp_path / "pictures"
+    shutil.copytree(tiny_scenes_dir / "test" / "JPEGImages", pictures)
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    model = tmp_path / "m.safetensors"
+    assert (
+        run_app(
+            monkeypatch,
+            *("train", tiny_scenes_dir / "train", "--out", model, "--run-dir", tmp_path / "run"),
+            *("--backbone", "mobilenet_v3_small", "--shorter-side", 96, "--steps", 2, "--json"),
+        )
+        == 0
+    )
+    trained = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (trained["steps"], trained["images"], trained["model"]) == (2, 6, str(model))
+    score = ("score", model, pictures, tmp_path / "scores", "--quiet")
+    assert run_app(monkeypatch, *score, "--json") == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["images"], summary["rows"]) == (3, 3)
+    assert summary["errors_by_kind"] == {"unreadable": 1}
+    assert run_app(monkeypatch, *score) == 1
+    assert "error: " in capsys.readouterr().err
+    assert run_app(monkeypatch, *score, "--overwrite") == 0
+    assert "errors: unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "nowhere"], "error: No such folder"),
+        (["train", "nowhere", "--resume"], "error: --resume needs the folder of the run"),
+        (["data", "stats", "nowhere"], "error: No such folder"),
+        (["evaluate", "nowhere.safetensors", "x"], "error: Cannot read the file"),
+        (["score", "nowhere.safetensors", "nowhere", "out"], "error: "),
+        (["serve", "nowhere.safetensors"], "error: Cannot read the file: nowhere.safetensors"),
+        (["demo", "--data", "nowhere", "--out", "OUT"], "error: "),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_1(
+    tmp_path, arguments: list[str], sentence: str
+) -> None:
+    given = [str(tmp_path / "out") if text == "OUT" else text for text in arguments]
+    done = subprocess.run([APPLIANCE, *given], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(sentence)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_file_that_is_none_is_refused(monkeypatch, tmp_path, capsys) -> None:
+    (tmp_path / "model.bin").write_bytes(b"not a model")
+    assert run_app(monkeypatch, "serve", tmp_path / "model.bin") == 1
+    assert "Not a model file" in capsys.readouterr().err
+
+
+def test_a_class_training_never_saw_is_named(
+    monkeypatch, tiny_model_path, tiny_scenes_dir, capsys
+) -> None:
+    assert run_app(monkeypatch, "evaluate", tiny_model_path, tiny_scenes_dir / "test") == 1
+    message = capsys.readouterr().err
+    assert "expected one of circle, square" in message
+    assert "test_000" in message
+
+
+def test_ctrl_c_and_a_closed_pipe_end_quietly(tmp_path) -> None:
+    code = (
+        "from appliance.cli import main\ndef command(): raise {error}\nmain.run_command(command)\n"
+    )
+    for error, exit_code in (("KeyboardInterrupt", 130), ("BrokenPipeError", 141)):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(error=error)], capture_output=True, text=True
+        )
+        assert done.returncode == exit_code
+        assert "Traceback" not in done.stderr
+
+
+def test_jobs_are_the_commands_of_the_same_name() -> None:
+    for name in ("train", "evaluate", "batch_score"):
+        shown = subprocess.run(
+            [sys.executable, "-m", f"jobs.{name}", "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "Example: appliance" in shown.stdout
