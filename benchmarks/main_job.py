@@ -15,10 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement import write_result
+import numpy as np
+from PIL import Image
+
+from appliance.images.drawing import draw_detections, load_picture
+from appliance.on_ray.scores_folder import read_records
+from appliance.records import Record
+from benchmarks.measurement import RESULTS_DIR, write_result
 
 FIGURES = ("map_50", "train_wall_s", "batch_images_per_s", "http_p50_ms", "total_wall_s")
 
@@ -33,6 +40,9 @@ def main() -> None:
     parser.add_argument("--data", help="own Pascal VOC folder instead of drawn scenes")
     parser.add_argument("--init", default="none", help="starting weights")
     parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument(
+        "--picture", action="store_true", help="also draw the detections on two test pictures"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document last")
     options = parser.parse_args()
 
@@ -40,7 +50,9 @@ def main() -> None:
     steps = 40 if options.quick and options.steps is None else options.steps
     arguments += [] if options.data is None else ["--data", options.data]
     arguments += [] if steps is None else ["--steps", str(steps)]
-    runs = [_run(arguments) for _ in range(1 if options.quick else options.repeats)]
+    picture = RESULTS_DIR / options.folder / "detections.jpg" if options.picture else None
+    repeats = 1 if options.quick else options.repeats
+    runs = [_run(arguments, picture) for _ in range(repeats)]
     result = {
         "median": {name: statistics.median(run[name] for run in runs) for name in FIGURES},
         "http_equals_batch": all(run["http_equals_batch"] for run in runs),
@@ -55,13 +67,38 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def _run(arguments: list[str]) -> dict[str, Any]:
+def _run(arguments: list[str], picture: Path | None) -> dict[str, Any]:
     appliance = Path(sys.executable).with_name("appliance")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(appliance), "demo", "--quiet", "--json", "--out", f"{folder}/out"]
         done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            _draw(read_records(f"{folder}/out/scores")[:2]).save(picture, quality=88)
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary
+
+
+def _draw(records: Sequence[Record], scale: int = 2, score_threshold: float = 0.5) -> Image.Image:
+    """The pictures side by side, enlarged, with what was found on them."""
+    drawn = []
+    for record in records:
+        picture = load_picture(record.image_uri)
+        found = [d for d in record.detections if d.score >= score_threshold]
+        drawn.append(
+            draw_detections(
+                picture.resize((picture.width * scale, picture.height * scale), Image.LANCZOS),
+                np.array([(d.x1, d.y1, d.x2, d.y2) for d in found]).reshape(-1, 4) * scale,
+                [f"{d.label} {d.score:.2f}" for d in found],
+                [d.class_id for d in found],
+            )
+        )
+    sheet = Image.new("RGB", (sum(p.width for p in drawn), max(p.height for p in drawn)), "white")
+    left = 0
+    for picture in drawn:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    return sheet
 
 
 if __name__ == "__main__":

@@ -125,9 +125,10 @@ class Batcher(Generic[Item, Result]):
             if remaining_s is not None and remaining_s <= 0:
                 return
             self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(remaining_s):
-                    await self._changed.wait()
+            alarm = None if remaining_s is None else loop.call_later(remaining_s, self._changed.set)
+            await self._changed.wait()
+            if alarm is not None:
+                alarm.cancel()
 
     async def _run(self, batch: list[_Entry[Item, Result]]) -> None:
         items = [entry.item for entry in batch]

@@ -103,9 +103,9 @@ def test_train_and_score_on_ray(monkeypatch, tiny_scenes_dir, tmp_path, capsys) 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "nowhere"], "error: No such folder"),
+        (["train", "nowhere"], "error: No such dataset folder"),
         (["train", "nowhere", "--resume"], "error: --resume needs the folder of the run"),
-        (["data", "stats", "nowhere"], "error: No such folder"),
+        (["data", "stats", "nowhere"], "error: No such dataset folder"),
         (["evaluate", "nowhere.safetensors", "x"], "error: Cannot read the file"),
         (["score", "nowhere.safetensors", "nowhere", "out"], "error: "),
         (["serve", "nowhere.safetensors"], "error: Cannot read the file: nowhere.safetensors"),

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from appliance.errors import ApplianceError, ConfigError, ServiceError
+from appliance.errors import ConfigError, InputError, ServiceError
 
 logger = logging.getLogger(__name__)
 
@@ -262,21 +262,20 @@ def _native_output_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _session_folder() -> Iterator[Path]:
-    """Ray's logs and sockets; removed at the end, kept when something failed unexpectedly."""
+    """Ray's logs and sockets; removed at the end, but kept after an error that was not the user's."""
     # Not below TMPDIR: Linux allows 107 characters for the path of a socket.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    keep = False
     try:
         yield folder
-    except ApplianceError:
-        shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:
+        keep = not isinstance(error, InputError)
         raise
-    except Exception:
-        logger.warning("the logs of Ray are kept in %s", folder)
-        raise
-    except BaseException:  # Ctrl-C, and the end of the process
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if keep:
+            logger.warning("the logs of Ray are kept in %s", folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _default_object_store_bytes() -> int:

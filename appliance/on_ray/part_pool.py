@@ -103,7 +103,7 @@ def run_parts(
         raise ServiceError(
             "The scoring job failed on the cluster",
             got=str(error).strip().splitlines()[-1],
-            hint="The logs of the workers are in the logs folder of the Ray session",
+            hint="See in the logs of the workers why, or whether memory is short: then use fewer workers",
         ) from error
 
 
