@@ -161,5 +161,7 @@ def _pipeline(
 def _silence_ray_data() -> None:
     """Leaves Ray Data its log file and takes the console from it: progress and errors are ours to tell."""
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        # Only Ray's own: others may have hung theirs on this logger too.
+        is_rays = type(handler).__module__.startswith("ray.")
+        if is_rays and isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
