@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ def demo(
 
     Example: appliance demo --data my_pictures --init mobilenet_v2.safetensors
     """
+    started_s = time.perf_counter()
     from appliance.demo.main_job import DemoOptions, run_demo
 
     options = DemoOptions(
@@ -44,7 +46,7 @@ def demo(
         seed=seed,
         progress=not quiet,
     )
-    summary = run_demo(options)
+    summary = run_demo(options, started_s=started_s)
     if json:
         print_json(summary)
         return
