@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make demo`, then `make test`. See README.md.
 #
-# The set-up is repeatable: a stamp is written only when every package is in, so that a half-finished
-# .venv is completed (or, when its interpreter is broken, made anew) by the next `make`.
+# The set-up is repeatable: a stamp is written only when every package is in. A .venv without it is half
+# finished, and nobody can tell which of its files are missing: it is made anew, from the cache of packages.
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
@@ -26,6 +26,7 @@ help:
 
 $(RUNTIME_STAMP): requirements-setup.txt requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -f $@ || rm -rf $(VENV)
 	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "Making $(VENV) with $(PYTHON)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@rm -f $(RUNTIME_STAMP) $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-setup.txt

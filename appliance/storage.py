@@ -30,6 +30,11 @@ def local_path(uri: str | os.PathLike[str]) -> Path:
     return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(text)
 
 
+def absolute(uri: str | os.PathLike[str]) -> str:
+    """The same place, named so that a process with another working folder finds it."""
+    return str(uri) if is_remote(uri) else os.path.abspath(local_path(uri))
+
+
 def list_files(uri: str | os.PathLike[str], extensions: Iterable[str]) -> list[str]:
     """All files below a folder or prefix whose names end in one of `extensions`, sorted.
 
@@ -76,6 +81,30 @@ def read_bytes(uri: str | os.PathLike[str]) -> bytes:
         return local_path(uri).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or Arrow's own errors
         raise StorageError("Cannot read the file", where=uri, got=_reason(error)) from None
+
+
+def check_writable(uri: str | os.PathLike[str]) -> None:
+    """Finds out before long work whether its result can be written; makes the folder of a local path.
+
+    Raises:
+        StorageError: It cannot. An object store is only asked at the end.
+    """
+    if is_remote(uri):
+        return
+    path = local_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            "Cannot write there", where=uri, got=_reason(error), hint="Choose another path"
+        ) from None
+    if path.is_dir():
+        raise StorageError(
+            "Cannot write there", where=uri, got="a folder", expected="the path of a file"
+        )
 
 
 def write_bytes(uri: str | os.PathLike[str], data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -74,16 +75,19 @@ def test_evaluate_prints_figures_and_writes_a_report(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_train_and_score_on_ray(monkeypatch, tiny_scenes_dir, tmp_path, capsys) -> None:
+def test_train_and_score_on_ray(
+    monkeypatch, tiny_scenes_dir, tiny_model_path, tmp_path, capsys
+) -> None:
     pictures = tmp_path / "pictures"
     shutil.copytree(tiny_scenes_dir / "test" / "JPEGImages", pictures)
     (pictures / "broken.jpg").write_bytes(b"no picture")
     model = tmp_path / "m.safetensors"
+    monkeypatch.chdir(tiny_scenes_dir)  # relative paths mean the user's folder, not a worker's
     assert (
         run_app(
             monkeypatch,
-            *("train", tiny_scenes_dir / "train", "--out", model, "--run-dir", tmp_path / "run"),
-            *("--backbone", "mobilenet_v3_small", "--shorter-side", 96, "--steps", 2, "--json"),
+            *("train", "train", "--out", model, "--run-dir", tmp_path / "run"),
+            *("--init", os.path.relpath(tiny_model_path), "--steps", 2, "--json"),
         )
         == 0
     )
@@ -104,6 +108,7 @@ def test_train_and_score_on_ray(monkeypatch, tiny_scenes_dir, tmp_path, capsys) 
     ("arguments", "sentence"),
     [
         (["train", "nowhere"], "error: No such dataset folder"),
+        (["train", "DATA", "--out", "/proc/no/m"], "error: Cannot write there: /proc/no/m"),
         (["train", "nowhere", "--resume"], "error: --resume needs the folder of the run"),
         (["data", "stats", "nowhere"], "error: No such dataset folder"),
         (["evaluate", "nowhere.safetensors", "x"], "error: Cannot read the file"),

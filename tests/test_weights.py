@@ -71,6 +71,12 @@ def test_a_model_file_gives_its_spec_and_all_but_the_classes(tiny_model_path, ca
     assert "left random: roi_heads.box_predictor" in caplog.text
 
 
+def test_wishes_left_open_take_the_defaults_of_the_architecture() -> None:
+    weights = read_starting_weights("none")
+    spec = spec_for(LabelMap(("a",)), weights, backbone=None, shorter_side_px=None)
+    assert spec == ModelSpec.of(LabelMap(("a",)))
+
+
 def test_a_file_of_neither_kind_is_refused(tmp_path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"layer.weight": torch.zeros(3)}, path)

@@ -25,7 +25,7 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Pictures a step over all workers; default 1 or 4, see README."),
+        typer.Option(help="Pictures a step over all workers; default 2, or 1 with --init."),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,

@@ -193,7 +193,7 @@ def _load(
 ) -> tuple[ObjectDetectionDataset, ObjectDetectionDataset]:
     """The training and test data, checked."""
     findings = check_dataset(folders)
-    for finding in findings:
+    for finding in findings[1:] if findings and findings[0].severity == "error" else findings:
         logger.warning("%s", finding)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:

@@ -112,7 +112,7 @@ def _build_compact(spec: ModelSpec) -> FasterRCNN:
         # pictures of a few dozen objects gain nothing from two thousand of them.
         rpn_pre_nms_top_n_train=500,
         rpn_post_nms_top_n_train=200,
-        box_batch_size_per_image=64,
+        box_batch_size_per_image=128,
         **_common_settings(spec),
     )
 

@@ -85,7 +85,11 @@ def read_starting_weights(
 def spec_for(
     labels: LabelMap, weights: StartingWeights, architecture: str = COMPACT, **settings: object
 ) -> ModelSpec:
-    """The spec of a new model that starts from `weights`: theirs where they carry one."""
+    """The spec of a new model that starts from `weights`: theirs where they carry one.
+
+    Of `settings`, those that are None are left to the weights or the architecture.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
     if weights.parent_spec is not None:
         return weights.parent_spec.with_settings(labels=labels.names, **settings)
     if weights.backbone is not None and architecture == COMPACT:

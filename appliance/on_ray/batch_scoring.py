@@ -154,7 +154,7 @@ def score_folder(
     """
     started = time.perf_counter()
     started_s = time.time()
-    model_uri, input_uri, output_uri = map(_absolute, (model_uri, input_uri, output_uri))
+    model_uri, input_uri, output_uri = map(storage.absolute, (model_uri, input_uri, output_uri))
     image_uris = storage.list_files(input_uri, EXTENSIONS)
     if not image_uris:
         raise StorageError(
@@ -294,7 +294,3 @@ def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
     for counter in counters:
         total.update(counter)
     return dict(sorted(total.items()))
-
-
-def _absolute(uri: str | os.PathLike[str]) -> str:
-    return str(uri) if storage.is_remote(uri) else os.path.abspath(storage.local_path(uri))

@@ -12,9 +12,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torchvision.models.detection import FasterRCNN
 
+from appliance import storage
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ApplianceError, ConfigError, TrainingError
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import ModelInfo
+from appliance.model.weights import NAMED_WEIGHTS
 from appliance.training import checkpoint as checkpoints
 from appliance.training.checkpoint import Checkpoint
 from appliance.training.data import Share
@@ -89,6 +91,7 @@ def train_to_file(
     progress: bool = True,
 ) -> TrainedModel:
     """Trains on Ray and writes the model file; arguments and errors as in `train_on_ray`."""
+    storage.check_writable(model_uri)
     started_s = time.perf_counter()
     network = train_on_ray(plan, images, run_dir, workers=workers, resume=resume, progress=progress)
     wall_s = time.perf_counter() - started_s
@@ -138,8 +141,11 @@ def train_on_ray(
     trainer = ray.train.torch.TorchTrainer(
         _train_loop,
         train_loop_config={
-            "plan": plan.to_json(),
-            "images": ray.put(list(images)),
+            # Workers have a working folder of their own: relative paths would mean something else there.
+            "plan": replace(plan, init=_for_workers(plan.init)).to_json(),
+            "images": ray.put(
+                [replace(i, storage_path=storage.absolute(i.storage_path)) for i in images]
+            ),
             "run_dir": str(run_dir),
         },
         scaling_config=ScalingConfig(
@@ -155,8 +161,7 @@ def train_on_ray(
         ),
     )
     try:
-        with _progress_bar(plan.steps, run_dir, enabled=progress):
-            result = trainer.fit()
+        result = _fit(trainer, plan.steps, run_dir, progress=progress)
     except TrainingFailedError as failure:
         raise _cause(failure, run_dir) from failure
     if result.checkpoint is None:
@@ -230,6 +235,10 @@ def _check(plan: TrainingPlan, run_dir: Path, workers: Workers, resume: bool) ->
         )
 
 
+def _for_workers(init: str) -> str:
+    return init if init in NAMED_WEIGHTS else storage.absolute(init)
+
+
 def _resources(workers: Workers) -> dict[str, float]:
     cluster_cpus = int(ray.cluster_resources().get("CPU", 1))
     cpus = workers.cpus_each or max(1, cluster_cpus // workers.count)
@@ -237,29 +246,33 @@ def _resources(workers: Workers) -> dict[str, float]:
     return {**resources, "GPU": 1} if workers.use_gpu else resources
 
 
-@contextmanager
-def _progress_bar(steps: int, run_dir: Path, *, enabled: bool) -> Iterator[None]:
-    """Follows the metrics file from a thread, since `fit` keeps the main one."""
-    stop = threading.Event()
+def _fit(
+    trainer: ray.train.torch.TorchTrainer, steps: int, run_dir: Path, *, progress: bool
+) -> ray.train.Result:
+    """Runs the trainer in a thread and follows its metrics file in this one.
 
-    def follow() -> None:
-        shown = 0
-        with TrainingProgress(steps, enabled=enabled) as bar:
-            finished = False
-            while not finished:
-                finished = stop.wait(_PROGRESS_INTERVAL_S)
-                lines = read_metrics(run_dir)
-                for line in lines[shown:]:
-                    bar.update(line)
-                shown = len(lines)
+    In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process without a
+    word; so it is ours, as everywhere.
+    """
+    outcome: Future[ray.train.Result] = Future()
 
-    follower = threading.Thread(target=follow, name="training-progress", daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        follower.join()
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    shown = 0
+    with TrainingProgress(steps, enabled=progress) as bar:
+        finished = False
+        while not finished:
+            finished = bool(wait([outcome], timeout=_PROGRESS_INTERVAL_S).done)
+            lines = read_metrics(run_dir)
+            for line in lines[shown:]:
+                bar.update(line)
+            shown = len(lines)
+    return outcome.result()
 
 
 def _cause(failure: TrainingFailedError, run_dir: Path) -> ApplianceError:

@@ -27,6 +27,8 @@ class TrainingConfig:
         momentum: Of SGD; the first beta of AdamW.
         weight_decay: On weights of convolutions and linear layers only.
         clip_gradient_norm: Gradients are scaled down to at most this norm.
+        regions_per_image: Proposals of a picture that the box head learns from in a step; None leaves
+            the architecture's number.
         train_batch_norm: Whether BatchNorm learns its statistics (from random weights it must; with
             few pictures a step and good starting weights it must not). None decides by the weights.
         frozen_stages: First stages of the backbone that stay as they are, 0 to 3; None freezes one where
@@ -50,6 +52,7 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     clip_gradient_norm: float = 10.0
+    regions_per_image: int | None = None
     train_batch_norm: bool | None = None
     frozen_stages: int | None = None
     flip: float = 0.5
@@ -61,9 +64,9 @@ class TrainingConfig:
     cache_mb: int = 1024
 
     def __post_init__(self) -> None:
-        at_least_1 = ("batch_size", "steps") if self.steps is not None else ("batch_size",)
-        for name in at_least_1:
-            if getattr(self, name) < 1:
+        for name in ("batch_size", "steps", "regions_per_image"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ConfigError(
                     f"{name} is out of range", got=getattr(self, name), expected=">= 1"
                 )

@@ -93,6 +93,8 @@ def train(
     """
     network.to(device=device, memory_format=torch.channels_last)
     freeze_stages(network, spec, config.frozen_stages or 0)
+    if config.regions_per_image is not None:
+        network.roi_heads.fg_bg_sampler.batch_size_per_image = config.regions_per_image
     optimizer = build_optimizer(network, config)
     first_step = 0
     if checkpoint is not None:

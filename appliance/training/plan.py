@@ -22,7 +22,12 @@ FROM_PRETRAINED = TrainingConfig(batch_size=1, learning_rate=0.02)
 # From random weights many small steps learn faster than few large ones, and AdamW faster than SGD: after
 # 300 steps of 2 on the sample scenes mAP@0.5 was 0.99 against 0.91.
 FROM_RANDOM = TrainingConfig(
-    batch_size=2, optimizer="adamw", learning_rate=1e-3, scale_jitter=0.1, colour_jitter=0.15
+    batch_size=2,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    scale_jitter=0.1,
+    colour_jitter=0.15,
+    regions_per_image=64,
 )
 
 
