@@ -39,13 +39,12 @@ from appliance.model.spec import COMPACT, ModelSpec
 from appliance.model.weights import StartingWeights, read_starting_weights
 from appliance.training.config import TrainingConfig
 from appliance.training.monitor import TENSORBOARD_DIR
-from appliance.training.plan import plan_training
+from appliance.training.plan import plan_training, settings_for
 from appliance.training.run import train_here
 
 logger = logging.getLogger(__name__)
 
 GPU_ARCHITECTURE = "fasterrcnn_resnet50_fpn"
-DEFAULT_LEARNING_RATE = 0.02
 
 
 class FasterRCNN:
@@ -115,7 +114,7 @@ class FasterRCNN:
         self,
         dataset: ObjectDetectionDataset,
         num_steps: int | None = None,
-        initial_learning_rate: float = DEFAULT_LEARNING_RATE,
+        initial_learning_rate: float | None = None,
         *,
         batch_size: int = 1,
         config: TrainingConfig | None = None,
@@ -129,9 +128,9 @@ class FasterRCNN:
             num_steps: Steps of `batch_size` pictures; by default 30 times the number of pictures.
                 At least 10 times is a rule of thumb.
             initial_learning_rate: The peak of a one-cycle schedule; or, where stages are given, the
-                rate up to the first of them.
+                rate up to the first of them. None takes what suits the starting weights.
             batch_size: Pictures a step.
-            config: All other settings; `steps`, `learning_rate` and `batch_size` come from above.
+            config: All other settings; None takes what suits the starting weights.
             progress: Show a progress bar.
             **stages: `step1=..., learning_rate1=..., step2=..., learning_rate2=...`: from each step on,
                 the rate beside it.
@@ -141,10 +140,12 @@ class FasterRCNN:
             ConfigError, TrainingError: See `TrainingConfig` and `training.engine.train`.
         """
         self._check_labels(dataset)
+        weights = self._starting_weights()
+        recipe = config or settings_for(weights.source)
         wishes = {
-            **(config or TrainingConfig()).to_json(),
+            **recipe.to_json(),
             "steps": num_steps,
-            "learning_rate": initial_learning_rate,
+            "learning_rate": initial_learning_rate or recipe.learning_rate,
             "batch_size": batch_size,
             "learning_rate_stages": _stages(stages),
         }
@@ -154,7 +155,8 @@ class FasterRCNN:
             dataset_digest=dataset.digest(),
             config=TrainingConfig.from_json(wishes),
             architecture=self._architecture,
-            weights=self._starting_weights(),
+            init=weights.source,
+            weights=weights,
             **self._settings,
         )
         network = train_here(
