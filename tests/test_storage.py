@@ -178,3 +178,13 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
         storage.read_bytes("s3://KEY:hush@bucket/key")
     assert "hush" not in str(vars(caught.value))
     assert "AWS_SECRET_ACCESS_KEY" in str(caught.value)
+
+
+def test_whether_a_file_can_be_written_is_known_before_the_work(tmp_path):
+    storage.check_writable(tmp_path / "new" / "model.safetensors")
+    assert list((tmp_path / "new").iterdir()) == []
+    storage.check_writable("s3://bucket/asked-only-at-the-end")
+    with pytest.raises(StorageError, match="Cannot write there"):
+        storage.check_writable("/proc/nowhere/model.safetensors")
+    with pytest.raises(StorageError, match="got a folder"):
+        storage.check_writable(tmp_path)
