@@ -150,6 +150,7 @@ def test_ctrl_c_and_a_closed_pipe_end_quietly(tmp_path) -> None:
             [sys.executable, "-c", code.format(error=error)], capture_output=True, text=True
         )
         assert done.returncode == exit_code
+        assert done.stderr == ("stopped\n" if exit_code == 130 else "")
         assert "Traceback" not in done.stderr
 
 

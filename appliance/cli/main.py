@@ -13,6 +13,8 @@ import typer
 from appliance.cli import data, demo, evaluate, score, serve, train
 from appliance.errors import ApplianceError
 
+_EXIT_CTRL_C = 130
+
 app = typer.Typer(
     name="appliance",
     help="Train Faster R-CNN on annotated pictures, score folders of pictures, serve over HTTP.",
@@ -52,9 +54,12 @@ def run(command_line: typer.Typer) -> None:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        # Typer turns Ctrl-C into this exit code without a word.
+        if isinstance(stopped, SystemExit) and stopped.code != _EXIT_CTRL_C:
+            raise
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_EXIT_CTRL_C)
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `appliance data stats DIR | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
