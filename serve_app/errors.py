@@ -1,6 +1,6 @@
 """Every failing answer as one JSON shape: `{"error": {"code", "message", "hint"}}` and a status.
 
-`code` is a stable word for programs, `message` a sentence for people, `hint` the next step or null, and
+`code` is a stable word for programs, `message` a sentence for people, `hint` the next step, and
 `index` says which picture of a list is meant, where that applies.
 """
 
@@ -16,6 +16,13 @@ from starlette.exceptions import HTTPException
 from appliance.errors import ApplianceError, ImageError, InputError, LabelError, ServiceError
 
 _IMAGE_STATUS = {"too_large": 413, "unsupported": 415}
+_HINTS = {
+    "image_empty": "Send the bytes of a picture as the body",
+    "image_unreadable": "Send a whole JPEG, PNG, WebP, BMP, TIFF or GIF file; see /docs for examples",
+    "image_too_large": "Scale the picture down before sending it",
+    "unknown_label": "GET /v1/models lists the labels of the model",
+    "unavailable": "Try again after the seconds in Retry-After",
+}
 
 
 class RequestError(InputError):
@@ -59,7 +66,8 @@ def request_error(error: ApplianceError, *, index: int | None = None) -> Request
         status, code, headers = 503, "unavailable", {"Retry-After": "1"}
     else:
         status, code = 400, "invalid_request"
-    return RequestError(status, code, error.message, hint=error.hint, index=index, headers=headers)
+    hint = error.hint or _HINTS.get(code, "See /docs for what a request may hold")
+    return RequestError(status, code, error.message, hint=hint, index=index, headers=headers)
 
 
 def error_response(error: RequestError) -> Response:

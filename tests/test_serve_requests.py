@@ -256,9 +256,10 @@ def test_other_keys_do_not_open(header):
 def test_errors_of_the_library_get_a_status(error, status, code):
     answer = error_response(request_error(error, index=7))
     assert answer.status_code == status
-    assert json.loads(answer.body) == {
-        "error": {"code": code, "message": "x", "hint": None, "index": 7}
-    }
+    body = json.loads(answer.body)["error"]
+    hint = body.pop("hint")
+    assert body == {"code": code, "message": "x", "index": 7}
+    assert isinstance(error, RequestError) or len(hint) > 10
 
 
 def test_an_error_may_quote_what_utf8_cannot_express():
