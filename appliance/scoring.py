@@ -9,15 +9,18 @@ one go for those who have many pictures at hand. One bad picture never spoils it
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, ImageError
 from appliance.images.decoding import DecodedImage, ImageLimits, decode_image
 from appliance.model.predictor import Predictor
 from appliance.records import Record
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +107,17 @@ class ImageScorer:
             decoders: Decodes in parallel when given; Pillow releases the interpreter lock.
         """
         run = map if decoders is None else decoders.map
-        decoded = list(run(self._decode_item, items))
+        decoded = list(run(self.decode_item, items))
         readable = [item for item in decoded if isinstance(item, DecodedUpload)]
         predicted: Iterator[Record] = iter(self.predict(readable))
         return [next(predicted) if isinstance(item, DecodedUpload) else item for item in decoded]
 
-    def _decode_item(self, item: tuple[str, bytes | ApplianceError]) -> DecodedUpload | Record:
+    def decode_item(self, item: tuple[str, bytes | ApplianceError]) -> DecodedUpload | Record:
+        """Decodes one picture, or gives the record that says why it cannot be; never raises.
+
+        Args:
+            item: URI and encoded bytes, or the error met on reading them.
+        """
         image_uri, data = item
         if isinstance(data, ApplianceError):
             return self.error_record(data, image_uri, None)
@@ -117,3 +125,13 @@ class ImageScorer:
             return self.decode(data, image_uri)
         except ApplianceError as error:
             return self.error_record(error, image_uri, data)
+        except Exception as error:
+            # A decoder that fails in a way nobody has seen yet must not cost a million other pictures.
+            logger.warning("unexpected failure on %s", image_uri, exc_info=True)
+            odd = ImageError(
+                "The picture cannot be decoded",
+                kind="unreadable",
+                where=image_uri,
+                got=f"{type(error).__name__}: {error}",
+            )
+            return self.error_record(odd, image_uri, data)

@@ -9,12 +9,12 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from appliance.versions import versions
+
 RESULTS_DIR = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "ray", "numpy", "pillow", "pyarrow")
 
 
 def write_result(name: str, module: str, result: dict[str, Any], folder: str) -> Path:
@@ -35,7 +35,7 @@ def write_result(name: str, module: str, result: dict[str, Any], folder: str) ->
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         **result,
     }
     path = RESULTS_DIR / folder / f"{name}.json"
@@ -58,10 +58,6 @@ def machine() -> dict[str, Any]:
         "instructions": [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in flags],
         "load_average_before": [round(load, 2) for load in os.getloadavg()],
     }
-
-
-def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def _commit() -> str:

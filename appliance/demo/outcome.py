@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ from appliance.evaluation.report import ReportData, ReportSection
 from appliance.on_ray.batch_scoring import BatchSummary
 from appliance.on_ray.training import TrainedModel
 from appliance.training.plan import TrainingPlan
-
-_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pillow", "pyarrow")
+from appliance.versions import versions
 
 
 @dataclass(frozen=True)
@@ -112,12 +109,6 @@ class Outcome:
     @property
     def _init(self) -> str:
         return "random weights" if self.plan.init == "none" else Path(self.plan.init).name
-
-
-def versions() -> dict[str, str]:
-    """Python, the machine and the packages that decide the figures."""
-    packages = {name: metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **packages, "machine": platform.platform()}
 
 
 def _yes(value: bool) -> str:

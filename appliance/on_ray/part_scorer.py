@@ -7,7 +7,6 @@ records never pass between processes. It does not know Ray: any caller may run i
 from __future__ import annotations
 
 import io
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from appliance import storage
-from appliance.errors import ApplianceError, ImageError, StorageError
+from appliance.errors import ImageError, StorageError
 from appliance.images.decoding import ImageLimits
 from appliance.records import Record, records_to_table
 from appliance.scoring import DecodedUpload, ImageScorer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,21 +143,8 @@ class PartScorer:
             data = storage.read_bytes(image_uri)
         except StorageError as error:
             gone = ImageError(error.what, kind="missing", where=error.where, got=error.got)
-            return self._scorer.error_record(gone, image_uri, None)
-        try:
-            return self._scorer.decode(data, image_uri)
-        except ApplianceError as error:
-            return self._scorer.error_record(error, image_uri, data)
-        except Exception as error:
-            # A decoder that fails in a way nobody has seen yet must not cost a million other pictures.
-            logger.warning("unexpected failure on %s", image_uri, exc_info=True)
-            odd = ImageError(
-                "The picture cannot be decoded",
-                kind="unreadable",
-                where=image_uri,
-                got=f"{type(error).__name__}: {error}",
-            )
-            return self._scorer.error_record(odd, image_uri, data)
+            return self._scorer.decode_item((image_uri, gone))
+        return self._scorer.decode_item((image_uri, data))
 
 
 def _parquet(records: Sequence[Record]) -> bytes:
