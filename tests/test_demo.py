@@ -46,11 +46,17 @@ def test_a_folder_that_is_no_demos_is_never_touched(tmp_path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_broken_own_data_is_refused_with_the_file_named(tiny_scenes_dir, tmp_path) -> None:
+def test_broken_own_data_is_refused_with_the_file_named_and_the_last_demo_kept(
+    tiny_scenes_dir, tmp_path
+) -> None:
     import shutil
 
     shutil.copytree(tiny_scenes_dir / "train", tmp_path / "data")
     (tmp_path / "data" / "JPEGImages" / "train_0002.jpg").write_bytes(b"broken")
+    earlier = tmp_path / "out"
+    earlier.mkdir()
+    for name in (".appliance-demo", "summary.json"):
+        (earlier / name).write_text("of the last demo")
     done = subprocess.run(
         [APPLIANCE, "demo", "--data", tmp_path / "data", "--out", tmp_path / "out"],
         capture_output=True,
@@ -59,3 +65,5 @@ def test_broken_own_data_is_refused_with_the_file_named(tiny_scenes_dir, tmp_pat
     assert done.returncode == 1
     assert "train_0002.jpg" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+    assert (earlier / "summary.json").read_text() == "of the last demo"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]

@@ -108,8 +108,12 @@ def run_demo(options: DemoOptions, *, started_s: float | None = None) -> dict[st
             got=options.test_fraction,
             expected="above 0, below 1",
         )
+    with _claimed(options.out_dir, keep=(options.data, options.test_data, options.init)):
+        return _run(options, started_s)
+
+
+def _run(options: DemoOptions, started_s: float) -> dict[str, Any]:
     out_dir = options.out_dir
-    _claim(out_dir, keep=(options.data, options.test_data, options.init))
     clock = _Clock()
     with clock.stage("Data"):
         folders = _folders(options)
@@ -156,8 +160,12 @@ def run_demo(options: DemoOptions, *, started_s: float | None = None) -> dict[st
     return summary
 
 
-def _claim(out_dir: Path, keep: Sequence[str | None]) -> None:
-    """Empties the folder of an earlier demo; never touches another, nor what this run needs."""
+@contextmanager
+def _claimed(out_dir: Path, keep: Sequence[str | None]) -> Iterator[None]:
+    """Makes room for a new demo where an earlier one was, which comes back if this one fails.
+
+    Never touches a folder that no demo has written, nor what this run needs.
+    """
     for needed in keep:
         if needed is not None and Path(needed).resolve().is_relative_to(out_dir.resolve()):
             raise ConfigError(
@@ -172,8 +180,20 @@ def _claim(out_dir: Path, keep: Sequence[str | None]) -> None:
             got="files that no demo has written",
             hint="Choose another folder with --out",
         )
-    shutil.rmtree(out_dir, ignore_errors=True)
+    earlier = out_dir.with_name(f"{out_dir.name}.earlier")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if out_dir.exists():
+        out_dir.rename(earlier)
     storage.write_bytes(out_dir / _MARKER, b"")
+    try:
+        yield
+    except BaseException:
+        if earlier.exists():
+            shutil.rmtree(out_dir, ignore_errors=True)
+            earlier.rename(out_dir)
+            logger.info("%s is as the last demo has left it", out_dir)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _folders(options: DemoOptions) -> dict[str, str]:
@@ -198,10 +218,10 @@ def _load(
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise DatasetError(
-            f"The data has {len(errors)} errors, the first being",
+            "The data cannot be used",
             where=errors[0].file,
             got=errors[0].what,
-            hint="Mend what `appliance data check` lists",
+            hint=f"Mend what `appliance data check` lists (errors: {len(errors)})",
         )
     name = Path(folders["train"]).resolve().name
     train_set = ObjectDetectionDataset.create_from_dir(name, folders["train"])
@@ -236,7 +256,8 @@ def _picture_folder(images: Sequence[AnnotatedImage], folder: Path) -> Path:
 
 def _score_online(model_path: str, batch_records: Sequence[Record]) -> Online:
     """Serves the model, scores the pictures of the batch again, compares and measures."""
-    service = serving.start_service({"model": model_path, "num_cpus": min(2, os.cpu_count() or 1)}, port=0)
+    settings = {"model": model_path, "num_cpus": min(2, os.cpu_count() or 1)}
+    service = serving.start_service(settings, port=0)
     latencies_ms: list[float] = []
     agree = True
     try:
