@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from appliance.detections import Detections
 from appliance.errors import ApplianceError
 from appliance.labels import LabelMap
@@ -132,6 +135,36 @@ class Record:
         """Reads `to_row` back, from JSON or from a Parquet row."""
         objects = tuple(DetectedObject(**found) for found in row["detections"])
         return cls(**{**row, "detections": objects})
+
+
+def read_detections(batch: pa.RecordBatch) -> list[Detections]:
+    """What was found, picture by picture, without a Python object for each box.
+
+    Args:
+        batch: Of `arrow_schema()`. A picture that could not be read has no detections, and stands as
+            one of 1x1 pixels.
+    """
+    import pyarrow.compute as pc
+
+    def column(name: str) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = pc.fill_null(batch.column(name), 1).to_numpy()
+        return values
+
+    found = batch.column("detections")
+    objects = found.flatten()
+    boxes_xyxy = np.stack([objects.field(side).to_numpy() for side in ("x1", "y1", "x2", "y2")], 1)
+    scores = objects.field("score").to_numpy()
+    class_ids = objects.field("class_id").to_numpy().astype(np.int64)
+    ends = np.cumsum(pc.list_value_length(found).to_numpy())
+    return [
+        Detections(boxes_xyxy[first:end], scores[first:end], class_ids[first:end], size_hw)
+        for first, end, size_hw in zip(
+            [0, *ends[:-1].tolist()],
+            ends.tolist(),
+            zip(column("height_px").tolist(), column("width_px").tolist(), strict=True),
+            strict=True,
+        )
+    ]
 
 
 def arrow_schema() -> pa.Schema:

@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import factories
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from appliance.records import (
     DetectedObject,
     Record,
     arrow_schema,
+    read_detections,
     records_agree,
     records_to_table,
     table_to_records,
@@ -55,6 +57,19 @@ def test_a_record_says_what_the_detections_say():
         )
         assert detected.score == found.scores[index]
         assert detected.label == LABELS.name_of(found.class_ids[index])
+
+
+def test_detections_come_back_from_a_table_picture_by_picture():
+    table = records_to_table(all_records())
+    batch, empty = table.to_batches()[0], records_to_table([]).to_batches()
+    found = read_detections(batch)
+    expected = factories.detections(3, (64, 96), 0)
+    assert np.array_equal(found[0].boxes_xyxy, expected.boxes_xyxy)
+    assert np.array_equal(found[0].scores, expected.scores)
+    assert np.array_equal(found[0].class_ids, expected.class_ids)
+    assert [(len(one), one.size_hw) for one in found] == [(3, (64, 96)), (0, (1, 1)), (0, (64, 96))]
+    assert [len(one) for one in read_detections(batch.slice(1))] == [0, 0]
+    assert [one for part in empty for one in read_detections(part)] == []
 
 
 def test_a_class_that_the_labels_do_not_know_is_refused():

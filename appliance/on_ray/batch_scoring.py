@@ -152,16 +152,49 @@ def score_folder(
         ConfigError: A setting does not fit the model.
         ServiceError: The cluster failed.
     """
-    started = time.perf_counter()
-    started_s = time.time()
-    model_uri, input_uri, output_uri = map(storage.absolute, (model_uri, input_uri, output_uri))
-    image_uris = storage.list_files(input_uri, EXTENSIONS)
+    image_uris = storage.list_files(storage.absolute(input_uri), EXTENSIONS)
     if not image_uris:
         raise StorageError(
             "No pictures in the folder",
-            where=input_uri,
+            where=storage.absolute(input_uri),
             expected=f"files in {' '.join(EXTENSIONS)}",
         )
+    return score_pictures(
+        model_uri,
+        image_uris,
+        output_uri,
+        input_uri=input_uri,
+        config=config,
+        overwrite=overwrite,
+        address=address,
+    )
+
+
+def score_pictures(
+    model_uri: str | os.PathLike[str],
+    image_uris: Sequence[str],
+    output_uri: str | os.PathLike[str],
+    *,
+    input_uri: str | os.PathLike[str] | None = None,
+    config: BatchScoringConfig = BatchScoringConfig(),
+    overwrite: bool = False,
+    address: str | None = None,
+) -> BatchSummary:
+    """Scores the pictures named; errors as in `score_folder`.
+
+    Args:
+        model_uri: Model file.
+        image_uris: At least one; the rows stand in their order.
+        output_uri: As in `score_folder`.
+        input_uri: The folder they came from, for the manifest; None if there is none.
+        config: How.
+        overwrite: As in `score_folder`.
+        address: As in `score_folder`.
+    """
+    started = time.perf_counter()
+    started_s = time.time()
+    model_uri, output_uri = storage.absolute(model_uri), storage.absolute(output_uri)
+    input_uri = None if input_uri is None else storage.absolute(input_uri)
     model = _describe_model(model_uri, config)
     output = ScoresFolder.create(output_uri, overwrite=overwrite)
     try:
@@ -269,7 +302,7 @@ def _manifest(
     output: ScoresFolder,
     outcomes: Sequence[PartOutcome],
     model: Mapping[str, Any],
-    input_uri: str,
+    input_uri: str | None,
     image_uris: Sequence[str],
     config: BatchScoringConfig,
 ) -> Manifest:
