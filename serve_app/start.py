@@ -152,7 +152,7 @@ def _listen(host: str, port: int) -> int:
                 hint="Use that address, or stop the running services first",
             )
         return int(running.port)
-    port = _free_port(host, port)
+    port = free_port(host, port)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
     return port
 
@@ -184,7 +184,12 @@ def _quiet_serve() -> Iterator[None]:
         serve_logger.setLevel(level)
 
 
-def _free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int) -> int:
+    """The port, or for 0 one that is free.
+
+    Raises:
+        ServiceError: It is in use, or there is no such host or port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

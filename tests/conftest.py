@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
 from appliance.model.spec import ModelSpec
+
+# A run that was started in the background of a shell ignores Ctrl-C, and so would every process that a test
+# starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from appliance.cli import main as cli
@@ -163,3 +167,45 @@ def test_jobs_are_the_commands_of_the_same_name() -> None:
             check=True,
         )
         assert "Example: appliance" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_training_that_is_stopped_leaves_nothing_running(
+    stop, exit_code, tiny_scenes_dir, tiny_model_path, tmp_path
+) -> None:
+    run_dir = tmp_path / "run"
+    command = [
+        *(APPLIANCE, "train", tiny_scenes_dir / "train", "--init", tiny_model_path),
+        *("--steps", "100000", "--run-dir", run_dir, "--out", tmp_path / "m.safetensors"),
+    ]
+    process = psutil.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = run_dir / "metrics.jsonl"
+    while not metrics.exists() or not metrics.stat().st_size:
+        assert process.poll() is None
+        psutil.wait_procs([process], timeout=0.1)  # until it trains
+    children = psutil.Process(process.pid).children(recursive=True)
+    words = [word for child in children for word in child.cmdline()]
+    folders = {match[0] for word in words if (match := re.search(r"/tmp/ray-\w+", word))}
+    assert len(folders) == 1
+    process.send_signal(stop)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == exit_code
+    assert stderr.splitlines()[-1] == "stopped"
+    assert "Traceback" not in stderr
+    assert "SIGTERM" not in stderr
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert not Path(folders.pop()).exists()
+
+
+def test_what_needs_no_cluster_is_refused_before_one_starts(
+    monkeypatch, tiny_scenes_dir, tiny_model_path, tmp_path, capsys
+) -> None:
+    train = ("train", tiny_scenes_dir / "train", "--run-dir", tmp_path / "run")
+    assert run_app(monkeypatch, *train, "--batch-size", 3, "--workers", 2) == 1
+    assert "cannot be split evenly over the workers" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        assert run_app(monkeypatch, "serve", tiny_model_path, "--port", port) == 1
+    assert f"Cannot listen there: 127.0.0.1:{port}" in capsys.readouterr().err

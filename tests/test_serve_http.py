@@ -33,7 +33,7 @@ from serve_app.engine import ScoringEngine
 from serve_app.http_api import create_api
 from serve_app.schemas import RecordAnswer
 from serve_app.settings import ServiceSettings
-from serve_app.start import _free_port, start_service, stop_service
+from serve_app.start import free_port, start_service, stop_service
 
 JPEG = jpeg_bytes((128, 96), seed=1)
 JPEG_TYPE = {"Content-Type": "image/jpeg"}
@@ -461,7 +461,7 @@ def test_a_port_in_use_is_told_before_anything_starts():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=f"Cannot listen there: 127.0.0.1:{port}"):
-            _free_port("127.0.0.1", port)
+            free_port("127.0.0.1", port)
 
 
 def test_serve_has_one_address_per_cluster(ray_url, tiny_model_path):

@@ -55,10 +55,11 @@ def train(
 
     Example: appliance train data/train --init mobilenet_v2.safetensors --out fridge.safetensors
     """
+    from appliance import storage
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.errors import ConfigError
     from appliance.on_ray.cluster import connect
-    from appliance.on_ray.training import Workers, train_to_file
+    from appliance.on_ray.training import Workers, check_run, train_to_file
     from appliance.training.plan import plan_training, settings_for
 
     if resume and run_dir is None:
@@ -85,13 +86,16 @@ def train(
     )
     unique = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     folder = Path(run_dir) if run_dir else Path("runs") / unique
+    on_workers = Workers(workers, use_gpu)
+    check_run(plan, folder, on_workers, resume=resume)
+    storage.check_writable(out)
     connect(address)
     trained = train_to_file(
         plan,
         dataset.images,
         folder,
         out,
-        workers=Workers(workers, use_gpu),
+        workers=on_workers,
         resume=resume,
         progress=not quiet,
     )

@@ -13,10 +13,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +24,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from appliance.errors import ConfigError, InputError, ServiceError
+from appliance.on_ray.process_environment import (
+    native_output_to,
+    own_sigterm,
+    quiet_variables,
+    refresh_authentication,
+    security_variables,
+    variables,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,7 @@ _MIB = 2**20
 _MIN_OBJECT_STORE_BYTES = 80 * _MIB  # Ray refuses less than 75 MiB
 _MAX_OBJECT_STORE_BYTES = 1024 * _MIB  # parts of a job are lists of names: they need little
 _SHARED_MEMORY = Path("/dev/shm")
+_ADDRESS_VARIABLE = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,11 @@ def local_cluster(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        stack.callback(_refresh_authentication)
+        stack.callback(refresh_authentication)
         # Before the import: Ray and Ray Serve read most of their variables when they are imported.
-        stack.enter_context(_variables({**_quiet(), **_security(), **(environment or {})}))
+        stack.enter_context(
+            variables({**quiet_variables(), **security_variables(), **(environment or {})})
+        )
         import ray
 
         if ray.is_initialized():
@@ -92,13 +101,13 @@ def local_cluster(
                 where=_address(),
                 hint="End it before starting another",
             )
-        _refresh_authentication()
+        refresh_authentication()
         folder = stack.enter_context(_session_folder())
         store_bytes = object_store_bytes or _default_object_store_bytes()
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
         try:
-            with _native_output_to(folder / "driver.err"):
+            with own_sigterm(), native_output_to(folder / "driver.err"):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -143,7 +152,7 @@ def connect(
     started = time.perf_counter()
     if ray.is_initialized():
         return ClusterInfo(_address(), False, 0.0)
-    wanted = address or os.environ.get("RAY_ADDRESS")
+    wanted = address or os.environ.get(_ADDRESS_VARIABLE)
     if not wanted:
         stack = ExitStack()
         info = stack.enter_context(local_cluster(environment=environment))
@@ -151,7 +160,11 @@ def connect(
         return info
     _probe(wanted)
     try:
-        with _variables(_quiet()), _native_output_to(Path(os.devnull)):
+        with (
+            own_sigterm(),
+            variables(quiet_variables()),
+            native_output_to(Path(os.devnull)),
+        ):
             ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
     except ray.exceptions.AuthenticationError as error:
         raise ServiceError(
@@ -168,6 +181,13 @@ def connect(
             hint="Check the address with `ray status`",
         ) from error
     return ClusterInfo(_address(), False, time.perf_counter() - started)
+
+
+def joins_a_cluster(address: str | None = None) -> bool:
+    """Whether `connect` would join a cluster that runs already rather than start one."""
+    import ray
+
+    return bool(ray.is_initialized() or address or os.environ.get(_ADDRESS_VARIABLE))
 
 
 def _probe(address: str) -> None:
@@ -196,68 +216,6 @@ def _probe(address: str) -> None:
             got=error.strerror or str(error),
             hint="Start one with `ray start --head`, or unset RAY_ADDRESS to use a local one",
         ) from None
-
-
-def _quiet() -> dict[str, str]:
-    """Variables that keep Ray off the console, unless the user has set them.
-
-    Ray's native part writes its errors to the standard error of every program that uses it, such as
-    that it misses the dashboard, or that Ray Data made an actor in a way Ray Core does not like.
-    """
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-    return {key: os.environ.get(key, value) for key, value in variables.items()}
-
-
-def _security() -> dict[str, str]:
-    """Variables that switch token authentication on, unless the user has decided about it."""
-    variables = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
-    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-        # Else Ray would leave a token that every user can read in the home folder.
-        variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return variables
-
-
-def _refresh_authentication() -> None:
-    """Makes Ray's native part read the variables again; it has kept those of its first use.
-
-    Ray 2.60 does the same, by the same calls, when it switches authentication on by itself.
-    """
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
-
-
-@contextmanager
-def _native_output_to(path: Path) -> Iterator[None]:
-    """Sends what native code writes to standard error into a file.
-
-    When `RAY_BACKEND_LOG_LEVEL` is set, Ray tells so there once, with no way to ask it not to.
-    """
-    sys.stderr.flush()
-    before = os.dup(2)
-    try:
-        with path.open("ab") as stream:
-            os.dup2(stream.fileno(), 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(before, 2)
-        os.close(before)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from appliance.config import parse_settings
-from appliance.on_ray.cluster import connect
+from appliance.on_ray.cluster import connect, joins_a_cluster
 
 
 class RunningService(Protocol):
@@ -63,6 +63,9 @@ def serve_in_foreground(
     """
     from appliance.model import model_file
 
-    model_file.load(str(settings["model"]))  # one clear sentence now, not a failed replica later
+    # One clear sentence now, not a failed replica or a cluster started for nothing.
+    model_file.load(str(settings["model"]))
+    if not joins_a_cluster(address):
+        importlib.import_module("serve_app.start").free_port(host, port)
     connect(address, environment=service_environment())
     start_service(settings, host=host, port=port, blocking=True)

@@ -80,6 +80,26 @@ class TrainedModel:
     final_loss: float
 
 
+def check_run(plan: TrainingPlan, run_dir: Path, workers: Workers, *, resume: bool) -> None:
+    """Refuses, before any cluster has started, what could only fail on one.
+
+    Raises:
+        ConfigError: The batch cannot be split over so many workers, or `run_dir` holds a run already.
+    """
+    if plan.config.batch_size % workers.count:
+        raise ConfigError(
+            "The batch cannot be split evenly over the workers",
+            got=f"batch size {plan.config.batch_size} and {workers.count} workers",
+            hint=f"Choose a batch size that is a multiple of {workers.count}",
+        )
+    if (run_dir / _RAY_RUN).exists() and not resume:
+        raise ConfigError(
+            "The folder holds a training run already",
+            where=run_dir,
+            hint="Go on with it by --resume, or choose another --run-dir",
+        )
+
+
 def train_to_file(
     plan: TrainingPlan,
     images: Sequence[AnnotatedImage],
@@ -135,7 +155,7 @@ def train_on_ray(
         TrainingError: Training cannot go on, also after restarts.
     """
     run_dir = run_dir.absolute()
-    _check(plan, run_dir, workers, resume)
+    check_run(plan, run_dir, workers, resume=resume)
     os.environ.update(_TRAIN_ENVIRONMENT)
     write_plan(plan, run_dir)
     trainer = ray.train.torch.TorchTrainer(
@@ -218,21 +238,6 @@ def _report(state: Checkpoint, share: Share) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoints.save(str(Path(folder) / checkpoints.FILE_NAME), state)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _check(plan: TrainingPlan, run_dir: Path, workers: Workers, resume: bool) -> None:
-    if plan.config.batch_size % workers.count:
-        raise ConfigError(
-            "The batch cannot be split evenly over the workers",
-            got=f"batch size {plan.config.batch_size} and {workers.count} workers",
-            hint=f"Choose a batch size that is a multiple of {workers.count}",
-        )
-    if (run_dir / _RAY_RUN).exists() and not resume:
-        raise ConfigError(
-            "The folder holds a training run already",
-            where=run_dir,
-            hint="Go on with it by --resume, or choose another --run-dir",
-        )
 
 
 def _for_workers(init: str) -> str:
