@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from appliance.detections import Detections
     from appliance.detector import FasterRCNN
     from appliance.errors import ApplianceError
-    from appliance.evaluation.error_counts import DetectionEvaluation, graph_error_counts
+    from appliance.evaluation.metrics.error_counts import DetectionEvaluation, graph_error_counts
     from appliance.images.drawing import visualize
     from appliance.labels import Label, LabelMap
     from appliance.records import Record
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ApplianceError": "appliance.errors",
-    "DetectionEvaluation": "appliance.evaluation.error_counts",
+    "DetectionEvaluation": "appliance.evaluation.metrics.error_counts",
     "Detections": "appliance.detections",
     "FasterRCNN": "appliance.detector",
     "ImageScorer": "appliance.scoring",
@@ -30,7 +30,7 @@ _HOMES = {
     "LabelMap": "appliance.labels",
     "ObjectDetectionDataset": "appliance.annotations.dataset",
     "Record": "appliance.records",
-    "graph_error_counts": "appliance.evaluation.error_counts",
+    "graph_error_counts": "appliance.evaluation.metrics.error_counts",
     "visualize": "appliance.images.drawing",
 }
 

@@ -27,8 +27,10 @@ from appliance import storage
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.detections import Detections
 from appliance.errors import ConfigError, LabelError, ModelFileError, StorageError
+from appliance.evaluation.analysis import analyse
 from appliance.evaluation.comparison import compare_pictures
 from appliance.evaluation.evaluate import EvaluationResult, evaluate_detections
+from appliance.evaluation.report.page import result_charts
 from appliance.evaluation.tensorboard import write_tensorboard
 from appliance.images.decoding import decode_image
 from appliance.labels import Label, LabelMap
@@ -173,7 +175,8 @@ class FasterRCNN:
 
         Returns:
             `PASCAL/PerformanceByCategory/AP@0.5IOU/<label>` for each label and
-            `PASCAL/Precision/mAP@0.5IOU`; the same, and pictures with boxes, go to `eval_dir`.
+            `PASCAL/Precision/mAP@0.5IOU`, and COCO's twelve figures from `COCO/AP` on; NaN where there is
+            nothing to measure. The same, charts and pictures with boxes go to `eval_dir`.
 
         Raises:
             LabelError: The dataset has a label that the detector does not know.
@@ -181,8 +184,12 @@ class FasterRCNN:
         """
         result = self.evaluate_in_detail(dataset)
         pictures = compare_pictures(dataset.images, result)
-        write_tensorboard(self.eval_dir, result, pictures)
-        return result.to_contract_dict()
+        charts = result_charts(result, analyse(result))
+        write_tensorboard(self.eval_dir, result, pictures, charts=charts)
+        missing = float("nan")
+        return {
+            name: missing if value is None else value for name, value in result.metrics().items()
+        }
 
     def evaluate_in_detail(self, dataset: ObjectDetectionDataset) -> EvaluationResult:
         """Measures the detector on annotated pictures; see `EvaluationResult`."""

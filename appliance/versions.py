@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pillow", "pyarrow")
+_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pillow", "pyarrow", "faster-coco-eval")
 
 
 def versions() -> dict[str, str]:

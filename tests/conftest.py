@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from appliance.annotations.dataset import ObjectDetectionDataset
-from appliance.annotations.sample_scenes import make_sample_dataset
+from appliance.annotations.samples.scenes import make_sample_dataset
 from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network

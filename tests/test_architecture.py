@@ -36,7 +36,7 @@ MAX_LINES = 400
 
 # Everything but torch, torchvision, numpy, pillow and safetensors: a GPU box that only scores and evaluates.
 BLOCKED = ("ray", "pydantic", "pyarrow", "matplotlib", "defusedxml", "yaml", "fastapi")
-CORE = ("appliance.scoring", "appliance.records", "appliance.evaluation.average_precision")
+CORE = ("appliance.scoring", "appliance.records", "appliance.evaluation.metrics.average_precision")
 BLOCKER = f"""
 import importlib, json, sys
 

@@ -1,55 +1,23 @@
-"""The PASCAL rules, one by one on hand-worked cases, and all together against a brute-force version."""
+"""The PASCAL rules, one by one on hand-worked cases; all together are in test_brute_force.py."""
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from evaluation_cases import ONE_LABEL, SIZE_HW, TWO_LABELS, found, square, truth_of
 
 from appliance.detections import Detections
 from appliance.errors import DatasetError, LabelError
-from appliance.evaluation.average_precision import (
+from appliance.evaluation.metrics.average_precision import (
     GroundTruth,
     OperatingPoint,
     average_precision,
     pascal_average_precision,
 )
-from appliance.evaluation.matching import match_detections
-from appliance.labels import LabelMap
-
-SIZE_HW = (100, 200)
-ONE_LABEL = LabelMap(("joghurt",))
-TWO_LABELS = LabelMap(("joghurt", "water"))
-Box = tuple[float, float, float, float]
-
-
-def truth_of(
-    *boxes: Box, class_ids: Sequence[int] = (), difficult: Sequence[int] = ()
-) -> GroundTruth:
-    """Objects of class 1, unless told; `difficult` lists the places of the difficult ones."""
-    ids = np.array(class_ids or [1] * len(boxes), np.int64)
-    is_difficult = np.isin(np.arange(len(boxes)), difficult)
-    return GroundTruth(np.array(boxes, np.float32).reshape(-1, 4), ids, is_difficult, "1.jpg")
-
-
-def found(*scored: tuple[Box, float], class_ids: Sequence[int] = ()) -> Detections:
-    """Detections of class 1, unless told, in the order given."""
-    boxes = np.array([box for box, _ in scored], np.float32).reshape(-1, 4)
-    scores = np.array([score for _, score in scored], np.float32)
-    ids = np.array(class_ids or [1] * len(scored), np.int64)
-    return Detections(boxes, scores, ids, SIZE_HW)
-
-
-def square(index: int) -> Box:
-    """One of many boxes that do not touch each other."""
-    return (20.0 * index, 0.0, 20.0 * index + 10.0, 10.0)
+from appliance.evaluation.metrics.matching import match_detections
 
 
 def ap_of(truth: GroundTruth, detections: Detections) -> float | None:
@@ -124,6 +92,7 @@ def test_difficult_objects_are_neither_asked_for_nor_held_against_anyone() -> No
     assert result.map == 1.0
     assert result.labels[0].num_objects == 1
     assert result.matches.is_ignored.tolist() == [True, True, False]
+    assert result.matches.is_true_positive.tolist() == [False, False, True]
     assert result.best == OperatingPoint(pytest.approx(0.7), 1, 0, 0)
 
 
@@ -131,6 +100,25 @@ def test_detection_that_barely_overlaps_a_difficult_object_is_a_false_positive()
     truth = truth_of((0, 0, 10, 10), square(1), difficult=[0])
     detections = found(((0, 0, 10, 4), 0.9), (square(1), 0.8))
     assert ap_of(truth, detections) == 0.5
+
+
+def test_crowds_count_as_difficult() -> None:
+    truth = truth_of(square(0), square(1), square(2), crowd=[1], difficult=[2])
+    detections = found((square(1), 0.9), (square(1), 0.8), (square(2), 0.7), (square(0), 0.6))
+    result = pascal_average_precision([truth], [detections], ONE_LABEL)
+    assert result.map == 1.0
+    assert result.labels[0].num_objects == 1
+    assert result.matches.is_ignored.tolist() == [True, True, True, False]
+    assert truth.is_ignored.tolist() == [False, True, True]
+
+
+def test_detection_turns_to_the_first_of_objects_that_it_overlaps_alike() -> None:
+    truth = truth_of(square(0), square(0), difficult=[0])
+    assert match_detections([truth], [found((square(0), 0.9))]).is_ignored.tolist() == [True]
+    truth = truth_of(square(0), square(0), difficult=[1])
+    matches = match_detections([truth], [found((square(0), 0.9), (square(0), 0.8))])
+    assert matches.is_true_positive.tolist() == [True, False]
+    assert matches.is_false_positive.tolist() == [False, True]
 
 
 def test_detection_of_another_class_finds_nothing_and_takes_nothing() -> None:
@@ -243,6 +231,13 @@ def test_matches_tell_which_object_was_missed() -> None:
     assert matches.object_is_missed(0.6).tolist() == [True, True]
 
 
+def test_negatives_are_pictures_without_any_object() -> None:
+    truths = [truth_of(), truth_of(square(0), difficult=[0]), truth_of(square(0))]
+    matches = match_detections(truths, [found()] * 3)
+    assert matches.image_is_negative.tolist() == [True, False, False]
+    assert matches.num_images == 3
+
+
 def test_nothing_to_evaluate_against_is_said_clearly() -> None:
     only_difficult = truth_of(square(0), difficult=[0])
     with pytest.raises(DatasetError, match=r"nothing to evaluate against .*1 pictures without"):
@@ -267,102 +262,14 @@ def test_broken_values_are_refused() -> None:
         truth_of((0, 0, math.inf, 9))
     with pytest.raises(ValueError, match="differ in length"):
         GroundTruth(np.zeros((1, 4), np.float32), no_ids, np.zeros(0, bool), "1.jpg")
+    with pytest.raises(ValueError, match=r"is_crowd differ in length: 1, \(1,\), \(1,\), \(2,\)"):
+        GroundTruth(np.array([square(0)]), np.ones(1), np.zeros(1), "1.jpg", np.zeros(2))
     with pytest.raises(ValueError, match="count from 1, got 0"):
         truth_of(square(0), class_ids=[0])
     with pytest.raises(ValueError, match="1 ground truths for 0 detections"):
         match_detections([truth_of()], [])
     with pytest.raises(ValueError, match="iou_threshold"):
         match_detections([], [], 0.0)
-
-
-coordinates = st.integers(0, 6)
-sides = st.integers(1, 4)
-boxes_with_ids = st.lists(
-    st.tuples(coordinates, coordinates, sides, sides, st.integers(1, 3), st.booleans()), max_size=5
-)
-# Few scores, so that equal ones are common.
-scored_boxes = st.lists(
-    st.tuples(coordinates, coordinates, sides, sides, st.integers(1, 3), st.integers(0, 4)),
-    max_size=8,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(boxes_with_ids, scored_boxes), min_size=1, max_size=4))
-def test_equals_the_brute_force_version_on_any_pictures(
-    pictures: list[tuple[list[tuple[int, ...]], list[tuple[int, ...]]]],
-) -> None:
-    # One easy object makes sure that there is something to evaluate.
-    truth_rows = [[(90, 90, 5, 5, 1, False), *rows] for rows, _ in pictures]
-    found_rows = [sorted(rows, key=lambda row: -row[5]) for _, rows in pictures]
-    truths = [
-        GroundTruth(
-            np.array([(x, y, x + w, y + h) for x, y, w, h, _, _ in rows], np.float32),
-            np.array([row[4] for row in rows]),
-            np.array([row[5] for row in rows]),
-            "1.jpg",
-        )
-        for rows in truth_rows
-    ]
-    detections = [
-        found(
-            *(((x, y, x + w, y + h), score / 4) for x, y, w, h, _, score in rows),
-            class_ids=[row[4] for row in rows],
-        )
-        for rows in found_rows
-    ]
-    labels = LabelMap(("a", "b", "c"))
-
-    result = pascal_average_precision(truths, detections, labels)
-
-    expected = [brute_force(truth_rows, found_rows, class_id) for class_id in (1, 2, 3)]
-    for label, ap in zip(result.labels, expected, strict=True):
-        assert label.average_precision == (None if ap is None else pytest.approx(float(ap)))
-    measured = [float(ap) for ap in expected if ap is not None]
-    assert result.map == pytest.approx(sum(measured) / len(measured))
-
-
-def brute_force(
-    truth_rows: Sequence[Sequence[tuple[int, ...]]],
-    found_rows: Sequence[Sequence[tuple[int, ...]]],
-    class_id: int,
-) -> Fraction | None:
-    """Average precision in exact fractions, one detection and one object at a time."""
-    ranked = sorted(
-        (-row[5], image, place)
-        for image, rows in enumerate(found_rows)
-        for place, row in enumerate(rows)
-        if row[4] == class_id
-    )
-    taken: set[tuple[int, int]] = set()
-    verdicts = []
-    for _, image, place in ranked:
-        overlaps = [
-            (overlap(found_rows[image][place], row), -index)
-            for index, row in enumerate(truth_rows[image])
-            if row[4] == class_id
-        ]
-        best, negative_index = max(overlaps, default=(Fraction(0), 0))
-        target = (image, -negative_index)
-        if best >= Fraction(1, 2):
-            if truth_rows[image][-negative_index][5]:
-                continue
-            verdicts.append(target not in taken)
-            taken.add(target)
-        else:
-            verdicts.append(False)
-    total = sum(row[4] == class_id and not row[5] for rows in truth_rows for row in rows)
-    precisions = [Fraction(sum(verdicts[:n]), n) for n in range(1, len(verdicts) + 1)]
-    area = sum(max(precisions[n:]) for n, is_found in enumerate(verdicts) if is_found)
-    return Fraction(area) / total if total else None
-
-
-def overlap(a: tuple[int, ...], b: tuple[int, ...]) -> Fraction:
-    """Intersection over union of two rows that begin with x, y, width, height."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    return Fraction(shared, a[2] * a[3] + b[2] * b[3] - shared)
 
 
 def test_equals_pycocotools_where_the_rules_agree(capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,20 +322,3 @@ def test_equals_pycocotools_where_the_rules_agree(capsys: pytest.CaptureFixture[
     assert precision_at_101_recalls == pytest.approx(envelope, abs=1e-9)
     assert ours.average_precision == pytest.approx(np.mean(envelope), abs=0.01)
     assert "Accumulating" in capsys.readouterr().out
-
-
-def test_a_hundred_thousand_detections_take_seconds_not_minutes() -> None:
-    rng = np.random.default_rng(3)
-    labels = LabelMap(tuple(f"label {index}" for index in range(20)))
-    truths, detections = [], []
-    for _ in range(5000):
-        corners = rng.uniform(0, 70, (20, 2)).astype(np.float32)
-        boxes = np.concatenate([corners, corners + 20], axis=1)
-        ids = rng.integers(1, 21, 20)
-        scores = np.sort(rng.random(20).astype(np.float32))[::-1]
-        truths.append(GroundTruth(boxes[:10], ids[:10], np.zeros(10, bool), "1.jpg"))
-        detections.append(Detections(boxes, scores, ids, (100, 100)))
-    start = time.process_time()
-    result = pascal_average_precision(truths, detections, labels)
-    assert time.process_time() - start < 10
-    assert 0.9 < result.map < 1.0

@@ -1,141 +1,441 @@
-import shutil
+import json
 
+import numpy as np
 import pytest
 from factories import encoded, jpeg_bytes, picture
+from PIL import Image
+from planted_defects import (
+    EGG,
+    MILK,
+    PLANTED,
+    add,
+    found,
+    plant_everything,
+    plant_sound_pictures,
+    planted,
+)
 
-from appliance.annotations import pascal_voc
-from appliance.annotations.checks import Finding, check_dataset
-from appliance.annotations.pascal_voc import VocAnnotation, VocObject
-from appliance.annotations.sample_scenes import make_sample_dataset
-
-
-def add(folder, name, *objects, size_hw=None, seed=0):
-    path = folder / "JPEGImages" / f"{name}.jpg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(picture(seed=seed)))
-    annotation = VocAnnotation(tuple(VocObject(*item) for item in objects), size_hw)
-    pascal_voc.write(folder / "Annotations" / f"{name}.xml", annotation)
-    return path
-
-
-def found(folder, findings):
-    return [
-        f"{finding.severity} {finding.file.removeprefix(f'{folder}/')}: "
-        f"{finding.what.replace(str(folder), '.')}"
-        for finding in findings
-    ]
+from appliance.annotations.checks.findings import (
+    DEFECTS,
+    Finding,
+    count_by_code,
+    count_by_severity,
+    counted,
+    in_order,
+)
+from appliance.annotations.checks.labels import nearest_label
+from appliance.annotations.checks.objects import InputSize, check_objects
+from appliance.annotations.checks.pictures import inspect_entry
+from appliance.annotations.checks.survey import CheckConfig, check_dataset, survey_dataset
+from appliance.annotations.convert import convert
+from appliance.annotations.samples.scenes import make_sample_dataset
+from appliance.annotations.source import Entry, ObjectAnnotation, PictureAnnotation
+from appliance.errors import ConfigError
+from appliance.labels import LabelMap
+from appliance.model.spec import ModelSpec
 
 
 @pytest.fixture
 def clean(tmp_path):
-    for index in range(5):
-        add(tmp_path, f"p{index}", ("egg", (1, 2, 30, 40)), seed=index)
+    plant_sound_pictures(tmp_path, 5)
     return tmp_path
 
 
-def test_sample_scenes_are_clean(tmp_path):
-    make_sample_dataset(tmp_path, train=8, test=2, size_wh=(96, 72))
-    assert check_dataset(tmp_path, min_examples=1) == []
+def texts(root, findings):
+    return [str(finding).replace(f"{root}/", "") for finding in findings]
 
 
-def test_clean_folder_and_text_of_a_finding(clean):
-    assert check_dataset(clean) == []
-    assert str(Finding("error", "a.xml", "it is wrong")) == "error: a.xml: it is wrong"
+def codes(findings):
+    return [finding.code for finding in findings]
 
 
-def test_everything_is_found_at_once(clean):
-    pictures, annotations = clean / "JPEGImages", clean / "Annotations"
-    add(clean, "bad_box", ("egg", (5, 5, 5, 9)), ("egg", (200, 5, 210, 9)), seed=10)
-    add(clean, "double_box", ("egg", (1, 2, 3, 4)), ("egg", (1, 2, 3, 4)), seed=11)
-    add(clean, "edge", ("egg", (-1, 2, 3, 4)), seed=12)
-    add(clean, "resized", ("egg", (1, 2, 3, 4)), size_hw=(5, 6), seed=13)
-    add(clean, "rare", ("yak", (1, 2, 3, 4)), seed=14)
-    (annotations / "alone.xml").write_text("<annotation/>")
-    (annotations / "p1.xml").write_text("<annotation>")
-    (pictures / "bare.jpg").write_bytes(jpeg_bytes(seed=15))
-    (pictures / "p2.png").write_bytes(encoded(picture(seed=16), "PNG"))
-    (pictures / "p3.jpg").write_bytes(jpeg_bytes(seed=3)[:-300])
-    (pictures / "p4.jpg").write_bytes(b"no picture at all")
-    shutil.copy(pictures / "p0.jpg", pictures / "rare.jpg")
-    assert found(clean, check_dataset(clean)) == [
-        "error JPEGImages/p2.png: another picture has the same name, the annotation is unclear",
-        "error JPEGImages/bare.jpg: picture without an annotation",
-        (
-            "error JPEGImages/p3.jpg: the picture is damaged (got image file is truncated "
-            f"({_truncated_by(clean / 'JPEGImages/p3.jpg')} bytes not processed))"
-        ),
-        (
-            "error JPEGImages/p4.jpg: not a picture (got 17 bytes beginning b'no pictu', expected "
-            "JPEG, PNG, WebP, BMP, TIFF or GIF)"
-        ),
-        "error Annotations/alone.xml: annotation without a picture",
-        (
-            "error Annotations/bad_box.xml: the box of object 1 (egg) has no area: "
-            "xmin 5, ymin 5, xmax 5, ymax 9"
-        ),
-        (
-            "error Annotations/bad_box.xml: the box of object 2 (egg) lies outside the picture: "
-            "xmin 200, ymin 5, xmax 210, ymax 9"
-        ),
-        (
-            "error Annotations/p1.xml: the annotation is no well-formed XML "
-            "(got no element found: line 1, column 12)"
-        ),
-        (
-            "error Annotations/resized.xml: annotation and picture disagree about the size "
-            "(got 6x5 in the XML, expected 96x64 as the picture has)"
-        ),
-        "warning JPEGImages/rare.jpg: same picture as ./JPEGImages/p0.jpg",
-        (
-            "warning Annotations/double_box.xml: object 2 (egg) doubles object 1: "
-            "xmin 1, ymin 2, xmax 3, ymax 4"
-        ),
-        (
-            "warning Annotations/edge.xml: the box of object 1 (egg) reaches over the edge of "
-            "96x64 pixels and will be clipped: xmin -1, ymin 2, xmax 3, ymax 4"
-        ),
-        f"warning {clean}: only 1 examples of 'yak', at least 5 are advisable",
-    ]
+def look_at(*objects, size_hw=(64, 96), input_side_px=None):
+    """What is wrong with objects (label, box[, flags]) in one picture."""
+    annotated = [ObjectAnnotation(*item) for item in objects]
+    boxes = np.array([item.box_xyxy for item in annotated], np.float64).reshape(-1, 4)
+    return check_objects(
+        annotated,
+        boxes,
+        size_hw,
+        file="a.xml",
+        part="train",
+        picture="a",
+        input_size=InputSize.of(input_side_px),
+    )
 
 
-def test_across_parts(tmp_path):
-    train, test = tmp_path / "train", tmp_path / "test"
-    for index in range(5):
-        add(train, f"p{index}", ("egg", (1, 2, 30, 40)), seed=index)
-    add(test, "q0", ("egg", (1, 2, 30, 40)), ("soap", (1, 2, 3, 4)), seed=9)
-    shutil.copy(train / "JPEGImages/p1.jpg", test / "JPEGImages/q0.jpg")
-    expected = [
-        "error test: class 'soap' does not occur in train, so no model will know it",
-        (
-            "warning test/JPEGImages/q0.jpg: same picture as ./train/JPEGImages/p1.jpg of train, "
-            "so what test measures is too good"
-        ),
-    ]
-    assert found(tmp_path, check_dataset(tmp_path)) == expected
-    assert found(tmp_path, check_dataset({"train": train, "test": test})) == expected
+def test_every_planted_defect_is_found_and_nothing_else(tmp_path):
+    parts = plant_everything(tmp_path)
+    assert found(tmp_path, check_dataset(parts)) == planted()
 
 
-def test_missing_folders_are_findings(tmp_path):
-    assert found(tmp_path, check_dataset({"train": tmp_path / "no"})) == [
-        "error no: no such dataset folder"
-    ]
-    (tmp_path / "test").mkdir()
-    assert found(tmp_path, check_dataset(tmp_path)) == [
-        (
-            "error test/Annotations: the dataset has no folder of annotations "
-            "(expected a folder 'Annotations')"
-        )
-    ]
+def test_every_kind_of_defect_is_planted_once():
+    assert sorted(code for code, _, _ in PLANTED) == sorted(DEFECTS)
+    assert len(DEFECTS) >= 20
+
+
+def test_findings_say_what_where_and_by_how_much(tmp_path):
+    findings = check_dataset(plant_everything(tmp_path))
+    truncated_by = _truncated_by(tmp_path / "train/JPEGImages/truncated.jpg")
+    box = "train/Annotations"
+    pictures = "train/JPEGImages"
+    expected = f"""\
+error: {box}/alone.xml: there is no picture alone [annotation-without-picture]
+error: {box}/broken.xml: the annotation is no well-formed XML (got no element found: line 1, column 20) [annotation-unreadable]
+error: {box}/flat.xml: object 3 (egg): the box has zero width: xmin 50, ymin 20, xmax 50, ymax 30 [box-without-area]
+error: {box}/inverted.xml: object 3 (egg): the box has negative width -40 pixels: xmin 50, ymin 20, xmax 10, ymax 30 [box-inverted]
+error: {box}/outside.xml: object 3 (egg): the box lies wholly outside the picture of 96x64 pixels, 104 pixels beyond the right edge: xmin 200, ymin 5, xmax 210, ymax 9 [box-outside]
+error: {box}/resized.xml: annotation and picture disagree about the size (got 60x50 in the annotation, expected 96x64 as the picture has) [size-mismatch]
+error: {pictures}/bare.jpg: has no annotation; a picture without objects needs an empty one [picture-without-annotation]
+error: {pictures}/empty.jpg: the picture is empty (got 0 bytes) [picture-empty]
+error: {pictures}/huge.png: the picture is too large (got Image size (400000000 pixels) exceeds limit of 178956970 pixels, could be decompression bomb DOS attack.) [picture-too-large]
+error: {pictures}/p3.jpg: same file as test/JPEGImages/p0.jpg of test, so what test measures is too good [picture-leaked]
+error: {pictures}/text.jpg: not a picture (got 17 bytes beginning b'no pictu', expected JPEG, PNG, WebP, BMP, TIFF or GIF) [picture-unreadable]
+error: {pictures}/truncated.jpg: the picture is damaged (got image file is truncated ({truncated_by} bytes not processed)) [picture-damaged]
+error: {pictures}/twice.png: another picture has the same name, so the annotation is unclear [picture-name-shared]
+error: test/Annotations/soap.xml: object 3 (soap): has the label 'soap', which is not in train [label-unknown]
+error: val: has no usable object on 1 usable picture [no-objects]
+error: extra: no such dataset folder [part-unreadable]
+warning: train: class 'yak' has 1 usable example, at least 5 are advisable [label-rare]
+warning: {box}/case.xml: object 3 (Milk): has the label 'Milk', elsewhere 'milk': one class becomes two [label-variant]
+warning: {box}/contradicted.xml: object 3 (milk): has the box of object 1 (egg), IoU 1.00: one of the two labels is wrong [object-contradicted]
+warning: {box}/covering.xml: object 3 (egg): the box covers 100% of the picture: does it label the picture, not an object?: xmin 0, ymin 0, xmax 96, ymax 64 [object-covers-picture]
+warning: {box}/double.xml: object 3 (egg): doubles object 1: their boxes overlap with IoU 0.96 [object-doubled]
+warning: {box}/edge.xml: object 3 (egg): the box reaches 12 over the right and 3 over the bottom edge of 96x64 pixels: xmin 85, ymin 20, xmax 108, ymax 67 [box-over-edge]
+warning: {box}/long.xml: object 3 (egg): the box is 30 times as long as wide: xmin 2, ymin 55, xmax 92, ymax 58 [object-elongated]
+warning: {box}/spelling.xml: object 3 (mlik): has the label 'mlik' (did you mean 'milk', with 36 objects?) [label-misspelt]
+warning: {box}/tiny.xml: object 3 (egg): is 2x2 pixels here and 12.0x12.0 at the model's input (shorter side 384), where nothing below about 16x16 is found: xmin 90, ymin 55, xmax 92, ymax 57 [object-tiny]
+warning: {box}/turned.xml: EXIF orientation 3 turns the picture, and the annotation gives a size that fits both: its boxes are taken for boxes of the turned picture [exif-ambiguous]
+warning: {pictures}/blank.jpg: every pixel has the colour (128, 128, 128): was it taken or saved at all? [picture-blank]
+warning: {pictures}/p1_again.jpg: same pixels as {pictures}/p1.jpg, annotated alike [picture-doubled]
+warning: {pictures}/p2_other.jpg: same file as {pictures}/p2.jpg, annotated differently [picture-contradicted]
+warning: test: class 'tea' has no usable object in test, so nothing is measured of it there [label-not-tested]
+"""
+    assert texts(tmp_path, findings) == expected.splitlines()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_sample_scenes_are_clean(sound_scenes, part):
+    assert check_dataset(sound_scenes / part) == []
+    assert check_dataset(sound_scenes) == []
 
 
 def test_fridge_pictures_are_clean(shared_dir):
-    assert check_dataset(shared_dir / "data/fridge/train") == []
+    survey = survey_dataset({"train": shared_dir / "data/fridge/train"})
+    assert survey.findings == ()
+    train = survey.parts["train"]
+    assert (train.pictures, train.negatives, train.objects) == (20, 0, 180)
+
+
+def test_counts_of_what_can_be_used(clean):
+    add(clean, "negative")
+    add(clean, "bad", ("egg", (9, 9, 9, 9)))
+    add(clean, "text", EGG, data=b"text")
+    summary = survey_dataset(clean).parts["dataset"]
+    assert (summary.pictures, summary.negatives, summary.objects) == (7, 2, 10)
+
+
+def test_a_picture_leaks_only_into_later_parts(tmp_path):
+    for part in ("train", "val", "test"):
+        plant_sound_pictures(tmp_path / part, 5)
+        for index in range(2):
+            add(tmp_path / part, f"shared{index}", EGG, MILK, seed=1)
+    findings = check_dataset({part: tmp_path / part for part in ("train", "val", "test")})
+    assert found(tmp_path, findings) == sorted(
+        [
+            ("picture-doubled", f"{part}/JPEGImages/shared1.jpg", None)
+            for part in ("train", "val", "test")
+        ]
+        + [
+            ("picture-leaked", f"{part}/JPEGImages/shared{index}.jpg", None)
+            for part in ("train", "val")
+            for index in range(2)
+        ]
+    )
+
+
+def test_pixels_count_not_their_lossless_encoding(clean):
+    image = picture((60, 60), seed=5)
+    add(clean, "a", EGG, data=encoded(image, "PNG"), extension="png")
+    add(clean, "b", EGG, data=encoded(image, "BMP"), extension="bmp")
+    add(clean, "c", EGG, data=encoded(picture((60, 60), seed=6), "BMP"), extension="bmp")
+    (finding,) = check_dataset(clean)
+    assert finding.code == "picture-doubled"
+    assert finding.what == f"same pixels as {clean}/JPEGImages/a.png, annotated alike"
+
+
+def test_two_blank_pictures_are_the_same_only_if_their_files_are(clean):
+    for name, quality in (("a", 90), ("b", 90), ("c", 50)):
+        data = encoded(Image.new("RGB", (96, 64), "black"), quality=quality)
+        add(clean, name, EGG, data=data)
+    assert codes(check_dataset(clean)) == [
+        "picture-blank",
+        "picture-blank",
+        "picture-doubled",
+        "picture-blank",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_pictures_that_are_not_rgb_are_fine(clean, mode):
+    image_format = "TIFF" if mode == "CMYK" else "PNG"
+    grey = Image.fromarray((np.arange(96 * 64).reshape(64, 96) * 9).astype(np.uint16))
+    image = grey if mode == "I;16" else picture().convert(mode)
+    assert image.mode == mode
+    add(clean, "a", EGG, data=encoded(image, image_format), extension=image_format.lower())
+    assert check_dataset(clean) == []
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size_hw", "ambiguous"),
+    [
+        (1, None, False),
+        (3, None, True),
+        (6, None, True),
+        (3, (64, 96), True),
+        (6, (64, 96), False),
+        (6, (96, 64), False),
+    ],
+)
+def test_exif_is_ambiguous_only_where_the_size_does_not_tell(
+    clean, orientation, size_hw, ambiguous
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = jpeg_bytes((96, 64), 77, exif=exif)
+    add(clean, "turned", ("egg", (4, 4, 30, 30)), data=data, size_hw=size_hw)
+    add(clean, "negative", data=jpeg_bytes((96, 64), 78, exif=exif), size_hw=size_hw)
+    assert codes(check_dataset(clean)) == ["exif-ambiguous"] * ambiguous
+
+
+def test_the_size_of_the_input_decides_what_is_tiny():
+    box = ("egg", (10, 10, 14, 14))
+    assert look_at(box) == []
+    (finding,) = look_at(box, input_side_px=128)
+    assert "is 4x4 pixels here and 8.0x8.0 at the model's input (shorter side 128)" in finding.what
+    # 4 pixels become 16 at 256: exactly half of the smallest anchor.
+    assert look_at(box, input_side_px=256) == []
+    assert codes(look_at(box, input_side_px=255)) == ["object-tiny"]
+
+
+def test_the_limit_follows_the_default_model():
+    spec = ModelSpec.of(LabelMap(("egg",)))
+    size = InputSize.of()
+    assert size.spec.shorter_side_px == spec.shorter_side_px
+    assert size.smallest_object_px == spec.anchor_sizes_px[0] / 2
+    # Long pictures are limited by their longer side: 2000 pixels become 640.
+    assert size.scale((200, 2000)) == pytest.approx(0.32)
+    with pytest.raises(ConfigError, match=r"got 16, expected 32 to 4096 pixels"):
+        InputSize.of(16)
+
+
+@pytest.mark.parametrize(
+    ("box", "code", "text"),
+    [
+        ((10, 10, 10, 30), "box-without-area", "zero width"),
+        ((10, 10, 30, 10), "box-without-area", "zero height"),
+        ((10, 10, 10, 10), "box-without-area", "zero width and height"),
+        ((30, 30, 10, 10), "box-inverted", "negative width -20 and height -20 pixels"),
+        ((-9, 5, 0, 30), "box-outside", "0 pixels beyond the left edge"),
+        ((-9, -9, -4, -2), "box-outside", "4 pixels beyond the left edge and 2 pixels beyond the"),
+        ((5, 64, 30, 70), "box-outside", "0 pixels beyond the bottom edge"),
+        ((96, 5, 99, 30), "box-outside", "0 pixels beyond the right edge"),
+        ((-2.5, 5, 30, 30), "box-over-edge", "reaches 2.5 over the left edge of 96x64 pixels"),
+        ((5, -1, 30, 30), "box-over-edge", "reaches 1 over the top edge"),
+        ((5, 5, 96.6, 64), "box-over-edge", "reaches 0.6 over the right edge"),
+    ],
+)
+def test_faults_of_boxes(box, code, text):
+    (finding,) = look_at(("egg", box))
+    assert finding.code == code
+    assert text in finding.what
+    assert (finding.object_number, finding.label) == (1, "egg")
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 95, 62), (-0.4, -0.5, 30, 30), (66, 34, 96.5, 64.5), (2, 55, 62, 58)]
+)
+def test_boxes_without_fault(box):
+    assert look_at(("egg", box)) == []
+
+
+def test_objects_on_each_other():
+    egg, near, apart = (10, 10, 50, 50), (11, 10, 51, 50), (14, 10, 54, 50)
+    assert codes(look_at(("egg", egg), ("egg", near))) == ["object-doubled"]
+    assert codes(look_at(("egg", egg), ("milk", near))) == ["object-contradicted"]
+    assert look_at(("egg", egg), ("egg", apart)) == []
+    # Three of a kind: the second and the third each once; an equal label is named before another one.
+    third = look_at(("egg", egg), ("milk", egg), ("egg", near))[1]
+    assert (third.code, third.object_number) == ("object-doubled", 3)
+    assert "doubles object 1" in third.what
+    assert codes(look_at(("egg", egg), ("egg", egg), ("egg", egg))) == ["object-doubled"] * 2
+    # What cannot be used is not compared.
+    assert codes(look_at(("egg", (9, 9, 9, 9)), ("egg", (9, 9, 9, 9)))) == ["box-without-area"] * 2
+
+
+def test_crowds_may_be_small_large_long_and_on_others():
+    crowd = {"difficult": False, "truncated": False, "crowd": True}
+    for box in ((0, 0, 96, 64), (1, 1, 2, 2), (0, 0, 96, 2), (10, 10, 50, 50)):
+        item = ("egg", box, *crowd.values())
+        assert look_at(("egg", (10, 10, 50, 50)), item) == []
+    assert codes(look_at(("egg", (9, 9, 9, 12), *crowd.values()))) == ["box-without-area"]
+
+
+def test_given_labels_are_the_only_ones(clean):
+    add(clean, "more", ("MILK", (1, 2, 30, 40)), ("eggs", (40, 2, 60, 40)), ("x", (70, 2, 90, 40)))
+    config = CheckConfig(labels=("egg", "milk", "tea"), min_examples=1)
+    assert [
+        (finding.code, finding.label, finding.what)
+        for finding in check_dataset(clean, config=config)
+    ] == [
+        (
+            "label-unknown",
+            "MILK",
+            (
+                "has the label 'MILK', which is not among the given labels but for case or spaces: "
+                "'milk' is"
+            ),
+        ),
+        (
+            "label-unknown",
+            "eggs",
+            "has the label 'eggs', which is not among the given labels (did you mean 'egg'?)",
+        ),
+        ("label-unknown", "x", "has the label 'x', which is not among the given labels"),
+        ("label-rare", "tea", "class 'tea' has 0 usable examples, at least 1 are advisable"),
+    ]
+
+
+def test_labels_that_look_alike_but_are_not_misspelt(clean):
+    for index in range(12):
+        add(clean, f"c{index}", ("size 1", (1, 2, 30, 40)), ("cat", (40, 2, 60, 40)))
+    for label in ("size 2", "car", "catfish"):
+        add(clean, label, (label, (1, 2, 30, 40)))
+    assert codes(check_dataset(clean)) == ["label-rare"] * 3
+
+
+def test_spellings_of_one_class(tmp_path):
+    for index in range(6):
+        add(tmp_path / "train", f"a{index}", ("egg box", (1, 2, 30, 40)))
+        add(tmp_path / "test", f"a{index}", ("EggBox", (1, 2, 30, 40)))
+    add(tmp_path / "train", "b", ("egg_box", (1, 2, 30, 40)), ("egg_box", (40, 2, 80, 40)))
+    survey = survey_dataset({part: tmp_path / part for part in ("train", "test")})
+    assert survey.corrections == {"EggBox": "egg box"}
+    assert [(finding.code, finding.part, finding.what) for finding in survey.findings] == [
+        (
+            "label-unknown",
+            "test",
+            (
+                "has the label 'EggBox', which is not in train but for case or spaces: 'egg box' is; "
+                "so do 5 more objects"
+            ),
+        ),
+        (
+            "label-misspelt",
+            "train",
+            (
+                "has the label 'egg_box' (did you mean 'egg box', with 6 objects?); "
+                "so does 1 more object"
+            ),
+        ),
+        (
+            "label-not-tested",
+            "test",
+            "class 'egg box' has no usable object in test, so nothing is measured of it there",
+        ),
+    ]
+
+
+def test_nearest_label_ignores_case():
+    assert nearest_label("ORNAGE", ["orange", "water"]) == "orange"
+    assert nearest_label("soap", ["orange", "water"]) is None
+
+
+def test_only_negatives(tmp_path):
+    add(tmp_path, "a")
+    assert codes(check_dataset(tmp_path)) == ["no-objects"]
+    assert codes(check_dataset({"train": tmp_path / "nowhere"})) == ["part-unreadable"]
+
+
+def test_unreadable_training_data_does_not_condemn_the_test_data(tmp_path):
+    plant_sound_pictures(tmp_path / "test", 2)
+    parts = {"train": tmp_path / "nowhere", "test": tmp_path / "test"}
+    assert codes(check_dataset(parts)) == ["part-unreadable"]
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo", "csv"])
+def test_every_format_is_checked_alike(tmp_path, kind):
+    plant_sound_pictures(tmp_path / "voc", 5)
+    for name in ("broken", "missing"):
+        add(tmp_path / "voc", name, EGG)
+    add(tmp_path / "voc", "edge", EGG, ("milk", (85, 20, 108, 64)))
+    add(tmp_path / "voc", "negative")
+    convert(tmp_path / "voc", tmp_path / "data", kind)
+    (broken,) = (tmp_path / "data").rglob("broken.jpg")
+    broken.write_bytes(broken.read_bytes()[:-200])
+    (missing,) = (tmp_path / "data").rglob("missing.jpg")
+    missing.unlink()
+    findings = check_dataset(tmp_path / "data")
+    assert sorted((finding.code, finding.picture) for finding in findings) == [
+        ("annotation-without-picture", "missing"),
+        ("box-over-edge", "edge"),
+        ("picture-damaged", "broken"),
+    ]
+    assert findings[-1].object_number == 2
+
+
+def test_a_picture_that_vanishes_is_a_finding(tmp_path):
+    def read():
+        return PictureAnnotation(())
+
+    entry = Entry("a", str(tmp_path / "a.jpg"), str(tmp_path / "a.xml"), read)
+    inspected = inspect_entry(entry, part="train", input_size=InputSize.of())
+    assert codes(inspected.findings) == ["picture-unreadable"]
+    assert inspected.digest is None
+
+
+def test_findings_as_text_json_and_in_order():
+    in_coco = Finding("box-outside", "d/all.json", "far away", "train", "shelf/7", 2, "egg")
+    assert str(in_coco) == (
+        "error: d/all.json: picture shelf/7: object 2 (egg): far away [box-outside]"
+    )
+    assert json.loads(json.dumps(in_coco.to_json())) == {
+        "severity": "error",
+        "code": "box-outside",
+        "file": "d/all.json",
+        "what": "far away",
+        "part": "train",
+        "picture": "shelf/7",
+        "object_number": 2,
+        "label": "egg",
+    }
+    later = Finding("box-outside", "a/b.xml", "far away", "test", "b", 10, "egg")
+    last = Finding("object-tiny", "a/b.xml", "tiny", "train", "b", 2, "egg")
+    assert in_order([last, later, in_coco], ("train", "test")) == [in_coco, later, last]
+    assert list(count_by_code([last, later, in_coco]).items()) == [
+        ("box-outside", 2),
+        ("object-tiny", 1),
+    ]
+    assert count_by_severity([last, later, in_coco]) == {"error": 2, "warning": 1}
+
+
+def test_numbers_agree_with_their_nouns():
+    assert [counted(1, "error"), counted(2, "error"), counted(1200, "class")] == [
+        "1 error",
+        "2 errors",
+        "1,200 classes",
+    ]
+
+
+@pytest.fixture(scope="module")
+def sound_scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    make_sample_dataset(folder, train=16, test=8, size_wh=(160, 120))
+    return folder
 
 
 def _truncated_by(path):
     """What Pillow says of the file: the number depends on its version."""
-    from PIL import Image
-
     with Image.open(path) as image, pytest.raises(OSError, match="truncated") as caught:
         image.load()
     return str(caught.value).split("(")[1].split()[0]

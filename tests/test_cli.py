@@ -166,7 +166,7 @@ def test_jobs_are_the_commands_of_the_same_name() -> None:
             text=True,
             check=True,
         )
-        assert "Example: appliance" in shown.stdout
+        assert ": appliance " in shown.stdout
 
 
 @pytest.mark.parametrize(

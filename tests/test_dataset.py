@@ -1,18 +1,22 @@
 import logging
+import random
 import shutil
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from factories import encoded, jpeg_bytes, picture
 from PIL import Image, ImageDraw
 
-from appliance.annotations import pascal_voc
 from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
-from appliance.annotations.pascal_voc import VocAnnotation, VocObject
+from appliance.annotations.formats import pascal_voc
+from appliance.annotations.source import ObjectAnnotation, PictureAnnotation
+from appliance.annotations.splitting import stratified_indices
 from appliance.annotations.statistics import DatasetStatistics
-from appliance.annotations.voc_folder import PictureHeader
 from appliance.errors import ConfigError, DatasetError, LabelError, StorageError
 from appliance.images.decoding import decode_image
+from appliance.images.header import PictureHeader
 from appliance.labels import Label, LabelMap
 
 
@@ -21,7 +25,9 @@ def add(folder, name, *objects, size_wh=(96, 64), size_hw=None, filename=None, d
     path = folder / "JPEGImages" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data or encoded(picture(size_wh), "PNG" if name.endswith("png") else "JPEG"))
-    annotation = VocAnnotation(tuple(VocObject(*item) for item in objects), size_hw, filename)
+    annotation = PictureAnnotation(
+        tuple(ObjectAnnotation(*item) for item in objects), size_hw, filename
+    )
     pascal_voc.write(folder / "Annotations" / f"{path.stem}.xml", annotation)
     return path
 
@@ -61,6 +67,16 @@ def test_arrays_are_read_only_copies():
     assert image.boxes_xyxy.tolist() == [[1, 2, 3, 4]]
     with pytest.raises(ValueError, match="read-only"):
         image.boxes_xyxy[0, 0] = 5
+
+
+def test_marks_are_false_unless_given():
+    image = AnnotatedImage("a.jpg", "a.jpg", (10, 10), [[1, 2, 3, 4]], ("egg",), [True])
+    assert image.truncated.tolist() == image.crowd.tolist() == [False]
+    marked = replace(image, truncated=[True], crowd=[True])
+    assert marked.truncated.dtype == marked.crowd.dtype == np.bool_
+    assert marked.truncated.tolist() == marked.crowd.tolist() == [True]
+    with pytest.raises(ValueError, match="differ in length: 1, 1, 1, 2, 1"):
+        replace(image, truncated=[True, True], crowd=[])
 
 
 def test_lengths_must_agree():
@@ -161,7 +177,9 @@ def test_boxes_over_the_edge_are_clipped_and_counted(tmp_path, caplog):
 
 def test_size_disagreement(tmp_path):
     add(tmp_path, "a.jpg", ("egg", (1, 2, 3, 4)), size_hw=(640, 960))
-    with pytest.raises(DatasetError, match=r"960x640 in the XML, expected 96x64 as the picture"):
+    with pytest.raises(
+        DatasetError, match=r"960x640 in the annotation, expected 96x64 as the picture"
+    ):
         load(tmp_path)
 
 
@@ -291,6 +309,130 @@ def test_split_of_a_single_picture():
         dataset_of(("egg",)).split(0.5)
 
 
+def quadratic_split(label_sets, train_size, seed):
+    """The rule of the split, as plainly as it can be written: slow, and free of clever structures."""
+    label_sets = [labels or {"nothing"} for labels in label_sets]
+    total = len(label_sets)
+    room = {True: round(total * train_size)}
+    room[False] = total - room[True]
+    counts = Counter(label for labels in label_sets for label in labels)
+    lacking = {
+        (label, part): count * room[part] / total
+        for label, count in counts.items()
+        for part in room
+    }
+    waiting = list(range(total))
+    random.Random(seed).shuffle(waiting)
+    chosen = set()
+    while waiting:
+        left = Counter(label for index in waiting for label in label_sets[index])
+        # Of equally rare labels the first of the alphabet; to show nothing stands before all.
+        rarest = min(left, key=lambda label: (left[label], label != "nothing", label))
+        index = next(index for index in waiting if rarest in label_sets[index])
+        waiting.remove(index)
+        open_parts = [part for part in (False, True) if room[part]]
+        part = max(open_parts, key=lambda p: (round(lacking[rarest, p], 6), room[p], p))
+        room[part] -= 1
+        for label in label_sets[index]:
+            lacking[label, part] -= 1
+        chosen |= {index} if part else set()
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_split_follows_its_rule(seed):
+    rng = random.Random(seed)
+    labels = [f"class{number}" for number in range(9)]
+    label_sets = [frozenset(rng.choices(labels, k=rng.randint(0, 4))) for _ in range(150)]
+    assert stratified_indices(label_sets, 0.7, seed) == quadratic_split(label_sets, 0.7, seed)
+
+
+def test_split_of_very_many_pictures():
+    # With a search through all pictures for each of them this would take an hour.
+    label_sets = [frozenset({f"class{index % 97}"}) for index in range(50_000)]
+    chosen = stratified_indices(label_sets, 0.8, seed=0)
+    assert len(chosen) == 40_000
+    counts = Counter(index % 97 for index in chosen)
+    assert all(abs(count - 0.8 * 50_000 / 97) < 10 for count in counts.values())
+
+
+def test_split_shares_negatives_out():
+    train, test = dataset_of(*[("egg",)] * 10, *[()] * 10).split(0.7)
+    assert (len(train), train.negatives) == (14, 7)
+    assert (len(test), test.negatives) == (6, 3)
+
+
+def test_split_by_chance_alone():
+    dataset = dataset_of(*[("egg",)] * 90, *[("water",)] * 10)
+    train, test = dataset.split(0.5, stratify=False, seed=1)
+    assert (len(train), len(test)) == (50, 50)
+    assert train.statistics().object_counts["water"] != 5
+    again, _ = dataset.split(0.5, stratify=False, seed=1)
+    assert [image.name for image in again.images] == [image.name for image in train.images]
+
+
+def dataset_named(name, labels, **label_sets):
+    images = [image_of(f"{name}/{key}.jpg", *shown) for key, shown in label_sets.items()]
+    return ObjectDetectionDataset(name, images, LabelMap(labels))
+
+
+def test_merge_keeps_ids_and_appends_new_classes():
+    first = dataset_named("first", ("water", "egg"), a=("egg",))
+    second = dataset_named("second", ("apple", "egg"), a=("apple",), b=())
+    merged = first.merge(second, dataset_named("third", ("soap",), a=("soap",)))
+    assert merged.name == "first + second + third"
+    assert merged.label_map.class_map == {"water": 1, "egg": 2, "apple": 3, "soap": 4}
+    assert [image.name for image in merged.images] == [
+        "first/a.jpg",
+        "second/a.jpg",
+        "second/b.jpg",
+        "third/a.jpg",
+    ]
+    assert merged.negatives == 1
+    assert first.merge(second, name="both").name == "both"
+    assert first.merge().label_map == first.label_map
+
+
+def test_merge_takes_no_picture_twice():
+    first = dataset_named("first", ("egg",), a=("egg",))
+    with pytest.raises(DatasetError) as caught:
+        first.merge(ObjectDetectionDataset("more", first.images, first.label_map))
+    assert caught.value.message == (
+        "A picture would be in the merged dataset twice: first/a.jpg (got in first and in more)"
+    )
+
+
+def test_filter_keeps_the_objects_of_some_classes():
+    boxes = [[1, 1, 2, 2], [2, 2, 3, 3], [3, 3, 4, 4]]
+    marks = {"difficult": [1, 0, 1], "truncated": [0, 0, 1], "crowd": [0, 1, 0]}
+    image = AnnotatedImage("a.jpg", "a.jpg", (9, 9), boxes, ("egg", "water", "egg"), **marks)
+    images = [image, image_of("b.jpg", "water"), image_of("c.jpg")]
+    dataset = ObjectDetectionDataset("set", images, LabelMap(("water", "egg", "soap")))
+    eggs = dataset.filter([Label("soap"), "egg"])
+    assert eggs.label_map.class_map == {"soap": 1, "egg": 2}
+    assert [image.name for image in eggs.images] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert eggs.negatives == 2
+    kept = eggs.images[0]
+    assert kept.label_names == ("egg", "egg")
+    assert kept.boxes_xyxy.tolist() == [boxes[0], boxes[2]]
+    assert (kept.difficult.tolist(), kept.truncated.tolist()) == ([True, True], [False, True])
+    assert not kept.crowd.any()
+    assert len(dataset.filter(["egg"], keep_empty=False, name="eggs")) == 1
+    assert dataset.filter(["egg"], keep_empty=False, name="eggs").name == "eggs"
+    assert len(dataset) == 3
+    assert len(dataset.images[0]) == 3
+    with pytest.raises(LabelError, match="Unknown label: yak"):
+        dataset.filter(["yak"])
+    with pytest.raises(DatasetError, match="no pictures"):
+        dataset.filter(["soap"], keep_empty=False)
+
+
+def test_digest_knows_crowds():
+    plain = dataset_of(("egg",))
+    crowd = ObjectDetectionDataset("set", [replace(plain.images[0], crowd=[True])], plain.label_map)
+    assert crowd.digest() != plain.digest()
+
+
 def test_digest_changes_with_content_and_not_with_place(tmp_path):
     add(tmp_path / "a", "a.jpg", ("egg", (1, 2, 3, 4)))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -310,6 +452,18 @@ def test_visualize_bounding_boxes(tmp_path):
     shown = np.asarray(axes.images[0].get_array())
     assert shown.shape == (64, 96, 3)
     assert shown[35, 10].tolist() == [230, 159, 0]
+
+
+def test_a_class_has_one_colour_in_the_whole_dataset(tmp_path):
+    add(tmp_path, "a.png", ("water", (10, 20, 60, 50)))
+    add(tmp_path, "b.png", ("egg", (10, 20, 60, 50)))
+    add(tmp_path, "c.png")
+    water, _, empty = (
+        np.asarray(image.visualize_bounding_boxes().images[0].get_array())
+        for image in load(tmp_path).images
+    )
+    assert water[35, 10].tolist() == [86, 180, 233]  # the second colour: egg comes first
+    assert empty.shape == (64, 96, 3)
 
 
 def test_fridge_pictures(shared_dir):

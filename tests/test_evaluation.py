@@ -16,14 +16,24 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.detections import Detections
 from appliance.errors import LabelError, StorageError
-from appliance.evaluation.comparison import compare_pictures, read_picture, worst_first
-from appliance.evaluation.error_counts import (
+from appliance.evaluation.analysis import analyse
+from appliance.evaluation.comparison import compare_pictures, window_around, worst_first
+from appliance.evaluation.evaluate import (
+    EvaluationResult,
+    LabelFigures,
+    Speed,
+    evaluate_detections,
+    ground_truth_of,
+    recommended_threshold,
+)
+from appliance.evaluation.metrics.error_counts import (
     DetectionEvaluation,
     count_errors,
     graph_error_counts,
 )
-from appliance.evaluation.evaluate import EvaluationResult, evaluate_detections, ground_truth_of
+from appliance.evaluation.report.page import result_charts
 from appliance.evaluation.tensorboard import write_tensorboard
+from appliance.images.drawing import load_picture
 from appliance.labels import LabelMap
 
 LABELS = LabelMap(("circle", "square"))
@@ -81,12 +91,101 @@ def test_evaluation_has_the_figures_of_hand_work(result: EvaluationResult) -> No
     assert result.ap_50 == {"circle": 0.5, "square": 1.0}
     assert result.map_50 == 0.75
     assert (result.num_images, result.num_objects, result.num_detections) == (3, 3, 6)
-    assert 1.5 <= result.duration_s < 3
+    assert result.num_negatives == 1
+    assert result.duration_s >= 1.5
+    assert result.speed == Speed(seconds=1.5, images_per_s=2.0)
     assert result.to_contract_dict() == {
         "PASCAL/PerformanceByCategory/AP@0.5IOU/circle": 0.5,
         "PASCAL/PerformanceByCategory/AP@0.5IOU/square": 1.0,
         "PASCAL/Precision/mAP@0.5IOU": 0.75,
     }
+
+
+def test_metrics_are_pascals_and_cocos_at_one_level(
+    images: list[AnnotatedImage], detections: list[Detections]
+) -> None:
+    metrics = evaluate_detections(images, detections, LabelMap((*LABELS.names, "water"))).metrics()
+    assert metrics["PASCAL/Precision/mAP@0.5IOU"] == 0.75
+    assert metrics["PASCAL/PerformanceByCategory/AP@0.5IOU/square"] == 1.0
+    assert metrics["PASCAL/PerformanceByCategory/AP@0.5IOU/water"] is None
+    # Half of the circles at every IoU: 51 of the 101 recalls are reached.
+    assert metrics["COCO/AP"] == pytest.approx((51 / 101 + 1) / 2)
+    assert metrics["COCO/AP50"] == metrics["COCO/AP75"] == metrics["COCO/AP"]
+    assert metrics["COCO/APl"] is None
+    assert len([name for name in metrics if name.startswith("COCO/")]) == 12
+
+
+def test_figures_of_a_label_stand_side_by_side(result: EvaluationResult) -> None:
+    circle, square = result.per_label
+    assert circle == LabelFigures(
+        label="circle",
+        objects=2,
+        ap_50=0.5,
+        ap=pytest.approx(51 / 101),
+        precision=1.0,
+        recall=0.5,
+        f1=pytest.approx(2 / 3),
+        recommended_threshold=0.6,
+        true_positives=1,
+        false_positives=0,
+        false_negatives=1,
+    )
+    assert (square.label, square.ap_50, square.recommended_threshold) == ("square", 1.0, 0.7)
+
+
+def test_interpolation_and_iou_are_those_asked_for(
+    images: list[AnnotatedImage], detections: list[Detections]
+) -> None:
+    asked = evaluate_detections(
+        images, detections, LABELS, iou_threshold=0.9, interpolation="11-point"
+    )
+    # One of two circles found: recalls 0, 0.1, ..., 0.5 of the eleven.
+    assert asked.ap_50["circle"] == pytest.approx(6 / 11)
+    assert "PASCAL/Precision/mAP@0.9IOU" in asked.metrics()
+
+
+@pytest.mark.parametrize(
+    ("right_score", "wrong_score", "expected"),
+    [(0.8, 0.6, 0.7), (0.806, 0.802, 0.804), (0.8064, 0.8062, 0.8063), (0.80604, 0.80601, 0.80604)],
+)
+def test_recommended_threshold_lies_between_the_scores(
+    images: list[AnnotatedImage], right_score: float, wrong_score: float, expected: float
+) -> None:
+    rows = [
+        found((RIGHT, right_score, 2), (LEFT, wrong_score, 2)),
+        *[Detections.empty(SIZE_HW)] * 2,
+    ]
+    square = evaluate_detections(images, rows, LABELS).pascal.labels[1]
+    threshold = recommended_threshold(square)
+    assert threshold == pytest.approx(expected)
+    kept = [found.filter(score_threshold=threshold) for found in rows]
+    again = evaluate_detections(images, kept, LABELS).pascal.labels[1].best
+    assert (again.true_positives, again.false_positives) == (1, 0)
+
+
+def test_no_threshold_is_recommended_where_nothing_is_found(images: list[AnnotatedImage]) -> None:
+    nothing = evaluate_detections(images, [Detections.empty(SIZE_HW)] * 3, LABELS)
+    assert [figures.recommended_threshold for figures in nothing.per_label] == [None, None]
+    right_alone = evaluate_detections(
+        images, [found((RIGHT, 0.9, 2)), *[Detections.empty(SIZE_HW)] * 2], LABELS
+    )
+    assert right_alone.per_label[1].recommended_threshold == 0.45
+
+
+def test_analysis_is_the_sum_of_its_parts(result: EvaluationResult) -> None:
+    analysis = analyse(result, resamples=50, seed=1)
+    assert analysis.score_threshold == pytest.approx(0.8)
+    assert analysis.intervals == analyse(result, resamples=50, seed=1).intervals
+    document = analysis.to_json_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["confusion_matrix"]["rows_and_columns"] == ["circle", "square", "background"]
+    # At 0.8: one of each found, one circle missed.
+    assert document["confusion_matrix"]["counts"] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert document["error_types"]["counts"]["missed"] == 1
+    assert document["error_types"]["counts"]["background"] == 3
+    assert document["error_types_shown"]["counts"]["background"] == 0
+    assert document["error_counts"]["objects"]["wrong"][:2] == [3, 3]
+    assert document["confidence"]["resamples"] == 50
 
 
 def test_evaluation_goes_into_json_as_it_stands(
@@ -99,9 +198,12 @@ def test_evaluation_goes_into_json_as_it_stands(
     assert document["ap_50"] == {"circle": 0.5, "square": 1.0, "water": None}
     assert document["best"]["score_threshold"] == pytest.approx(0.8)
     assert document["best"]["recall"] == pytest.approx(2 / 3)
+    assert document["speed"] is None
     assert document["labels"]["square"] == {
         "ap": 1.0,
+        "coco_ap": pytest.approx(1.0),
         "objects": 1,
+        "recommended_threshold": 0.7,
         "best": {
             "score_threshold": pytest.approx(0.8),
             "true_positives": 1,
@@ -164,10 +266,11 @@ def test_detection_evaluation_plots_its_error_counts(
 
     lines = {line.get_label(): line for line in axes.get_lines()}
     counts = evaluation.error_counts(unit="pictures")
-    assert list(lines) == ["wrong", "missed", "either"]
-    for name, line in lines.items():
+    assert list(lines) == ["wrong", "missed", "either", "wrong, on negatives"]
+    shown = (counts.wrong, counts.missed, counts.either, counts.on_negatives)
+    for line, values in zip(lines.values(), shown, strict=True):
         assert np.array_equal(line.get_xdata(), counts.score_thresholds)
-        assert np.array_equal(line.get_ydata(), getattr(counts, name))
+        assert np.array_equal(line.get_ydata(), values)
     assert axes.get_ylabel() == "pictures in error"
 
 
@@ -194,7 +297,7 @@ def test_comparison_tells_and_draws_what_was_found(
     assert first.wrong == (("circle", pytest.approx(0.3)),)
     assert (second.name, second.missed) == ("2.png", ())
     assert second.wrong == (("square", pytest.approx(0.6)),)
-    original = read_picture(images[2].storage_path)
+    original = load_picture(images[2].storage_path)
     assert ImageChops.difference(second.truth, original).getbbox() is None
     assert ImageChops.difference(second.prediction, original).getbbox() is not None
     assert second.prediction.size == original.size == (96, 64)
@@ -209,6 +312,43 @@ def test_comparison_takes_the_best_threshold_or_one_half(
     assert compare_pictures(images, nothing, limit=1)[0].score_threshold == 0.5
 
 
+def test_small_errors_on_a_large_picture_are_enlarged(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    picture((2000, 1500)).save(path)
+    large = AnnotatedImage(
+        storage_path=str(path),
+        name="large.png",
+        size_hw=(1500, 2000),
+        boxes_xyxy=np.array([(1000, 700, 1040, 740), (20, 20, 400, 400)], np.float32),
+        label_names=("circle", "square"),
+        difficult=np.zeros(2, bool),
+    )
+    rows = [((20, 20, 400, 400), 0.9, 2), ((1100, 700, 1150, 760), 0.8, 1)]
+    boxes, scores, class_ids = (np.array(column) for column in zip(*rows, strict=True))
+    detections = Detections(boxes, scores, class_ids, (1500, 2000))
+    result = evaluate_detections([large], [detections], LABELS)
+    shown = compare_pictures([large], result, score_threshold=0.5)[0]
+    assert shown.window_xyxy is not None
+    x1, y1, x2, y2 = shown.window_xyxy
+    # Both errors with some room around them, in the proportions of the picture.
+    assert (x1 < 1000, y1 < 700, x2 > 1150, y2 > 760) == (True,) * 4
+    assert (x2 - x1, y2 - y1) == shown.truth.size == shown.prediction.size == (400, 300)
+    original = load_picture(path).crop(shown.window_xyxy)
+    for drawn, box in ((shown.truth, (1000, 700)), (shown.prediction, (1100, 700))):
+        changed = ImageChops.difference(drawn, original).getbbox()
+        assert changed is not None
+        assert changed[0] == pytest.approx(box[0] - x1, abs=8)
+
+
+def test_what_is_seen_well_is_not_enlarged() -> None:
+    small, apart = [(0, 0, 30, 30)], [(0, 0, 30, 30), (1900, 900, 1930, 930)]
+    assert window_around(np.array(small, np.float32), (2000, 1000)) == (0, 0, 400, 200)
+    assert window_around(np.array(small, np.float32), (900, 600)) is None
+    assert window_around(np.array(apart, np.float32), (2000, 1000)) is None
+    assert window_around(np.array([(0, 0, 300, 300)], np.float32), (2000, 1000)) is None
+    assert window_around(np.zeros((0, 4), np.float32), (2000, 1000)) is None
+
+
 def test_picture_that_went_away_is_named(
     images: list[AnnotatedImage], result: EvaluationResult
 ) -> None:
@@ -217,23 +357,29 @@ def test_picture_that_went_away_is_named(
         compare_pictures(images, result, score_threshold=0.25)
 
 
-def test_tensorboard_has_the_metrics_and_the_pictures(
+def test_tensorboard_has_the_metrics_the_charts_and_the_pictures(
     tmp_path: Path, images: list[AnnotatedImage], detections: list[Detections]
 ) -> None:
     result = evaluate_detections(images, detections, LabelMap((*LABELS.names, "water")))
     comparisons = compare_pictures(images, result, limit=2)
+    charts = result_charts(result, analyse(result, resamples=20))
 
-    write_tensorboard(tmp_path / "eval", result, comparisons, step=350)
+    write_tensorboard(tmp_path / "eval", result, comparisons, charts=charts, step=350)
 
-    events = EventAccumulator(str(tmp_path / "eval")).Reload()
+    sizes = {"scalars": 0, "images": 0}
+    events = EventAccumulator(str(tmp_path / "eval"), size_guidance=sizes).Reload()
     scalars = {name: events.Scalars(name)[0] for name in events.Tags()["scalars"]}
-    assert {name: event.value for name, event in scalars.items()} == {
-        "PASCAL/PerformanceByCategory/AP@0.5IOU/circle": 0.5,
-        "PASCAL/PerformanceByCategory/AP@0.5IOU/square": 1.0,
-        "PASCAL/Precision/mAP@0.5IOU": 0.75,
-    }
+    expected = {name: value for name, value in result.metrics().items() if value is not None}
+    assert expected.keys() > {"PASCAL/Precision/mAP@0.5IOU", "COCO/AP", "COCO/AR100"}
+    assert "PASCAL/PerformanceByCategory/AP@0.5IOU/water" not in scalars
+    assert {name: event.value for name, event in scalars.items()} == pytest.approx(expected)
     assert {event.step for event in scalars.values()} == {350}
     tags = events.Tags()["images"]
-    assert sorted(tags) == sorted(f"truth_and_predictions/{c.name}" for c in comparisons)
-    shown = events.Images(tags[0])[0]
+    assert sorted(tags) == sorted(
+        [f"truth_and_predictions/{one.name}" for one in comparisons]
+        + [f"charts/{chart.name}" for chart in charts]
+    )
+    shown = events.Images(f"truth_and_predictions/{comparisons[0].name}")[0]
     assert (shown.width, shown.height) == (192, 64)
+    chart = events.Images("charts/confusion_matrix")[0]
+    assert chart.width > 400

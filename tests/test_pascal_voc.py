@@ -1,7 +1,7 @@
 import pytest
 
-from appliance.annotations import pascal_voc
-from appliance.annotations.pascal_voc import VocAnnotation, VocObject
+from appliance.annotations.formats import pascal_voc
+from appliance.annotations.source import ObjectAnnotation, PictureAnnotation
 from appliance.errors import DatasetError, StorageError
 
 # As LabelImg writes it.
@@ -47,10 +47,10 @@ def box_xml(xmin="1", ymin="2", xmax="3", ymax="4"):
 
 def test_reads_what_labelimg_writes():
     annotation = pascal_voc.parse(LABELIMG, source="0.xml")
-    assert annotation == VocAnnotation(
+    assert annotation == PictureAnnotation(
         objects=(
-            VocObject("joghurt", (213, 337, 329, 473)),
-            VocObject("water", (1, 2, 30, 40), difficult=True, truncated=True),
+            ObjectAnnotation("joghurt", (213, 337, 329, 473)),
+            ObjectAnnotation("water", (1, 2, 30, 40), difficult=True, truncated=True),
         ),
         size_hw=(1333, 1000),
         filename="0.jpg",
@@ -58,7 +58,7 @@ def test_reads_what_labelimg_writes():
 
 
 def test_no_objects_is_an_annotation():
-    assert parse("<annotation/>") == VocAnnotation(objects=())
+    assert parse("<annotation/>") == PictureAnnotation(objects=())
 
 
 def test_any_order_missing_flags_float_coordinates_parts_and_spaces():
@@ -69,8 +69,8 @@ def test_any_order_missing_flags_float_coordinates_parts_and_spaces():
         "<name> egg box\n</name></object>"
         "<filename/><size><height>20.0</height><width>10</width></size></annotation>"
     )
-    assert annotation == VocAnnotation(
-        (VocObject("egg box", (-0.5, 2.0, 30.0, 40.75)),), size_hw=(20, 10)
+    assert annotation == PictureAnnotation(
+        (ObjectAnnotation("egg box", (-0.5, 2.0, 30.0, 40.75)),), size_hw=(20, 10)
     )
 
 
@@ -147,23 +147,80 @@ def test_another_document():
 
 
 @pytest.mark.parametrize(
-    "declaration",
+    "doctype",
     [
-        '<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">',
-        '<!ENTITY b SYSTEM "file:///etc/passwd">',
+        # A billion laughs, a file of the machine, an address in the network, a declaration elsewhere,
+        # a parameter entity, and one that is harmless.
+        '[<!ENTITY a "haha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;">]',
+        '[<!ENTITY b SYSTEM "file:///etc/passwd">]',
+        '[<!ENTITY b SYSTEM "http://127.0.0.1:9/">]',
+        'SYSTEM "http://127.0.0.1:9/annotation.dtd"',
+        '[<!ENTITY % p SYSTEM "file:///etc/passwd"> %p;]',
+        "",
     ],
 )
-def test_entity_bombs_are_refused(declaration):
-    bomb = f"<!DOCTYPE annotation [{declaration}]><annotation><filename>&b;</filename></annotation>"
-    with pytest.raises(DatasetError, match="declares XML entities"):
+def test_document_types_and_entities_are_refused(doctype):
+    bomb = f"<!DOCTYPE annotation {doctype}><annotation><filename>&b;</filename></annotation>"
+    with pytest.raises(DatasetError) as caught:
         parse(bomb)
+    assert str(caught.value) == (
+        "The annotation has a DOCTYPE, which can declare entities; it is not read for safety: a.xml. "
+        "Remove its DOCTYPE and entities."
+    )
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "UTF-8", "utf-16", "iso-8859-1", "windows-1252", "gb18030", "big5hkscs", "cp437"],
+)
+def test_encodings(encoding):
+    name = "Spülmittel" if encoding not in ("gb18030", "big5hkscs") else "牛奶"
+    text = f"<?xml version='1.0' encoding='{encoding}'?><annotation><filename>{name}</filename></annotation>"
+    assert pascal_voc.parse(text.encode(encoding), source="a.xml").filename == name
+
+
+def test_encoding_that_is_declared_wrongly():
+    # What a text in memory declares does not survive its way into a file of UTF-8.
+    text = '<?xml version="1.0" encoding="utf-16"?><annotation><filename>ü</filename></annotation>'
+    assert parse(text).filename == "ü"
+    with pytest.raises(DatasetError, match="no well-formed XML.*can't decode"):
+        pascal_voc.parse(text.encode().replace(b"utf-16", b"shift_jis") + b"\xff", source="a.xml")
+
+
+def test_byte_order_mark():
+    text = '<?xml version="1.0"?><annotation><filename>ü</filename></annotation>'
+    assert pascal_voc.parse(text.encode("utf-8-sig"), source="a.xml").filename == "ü"
+
+
+def test_reads_what_cvat_writes():
+    annotation = parse(
+        "<annotation><folder>monday</folder><filename>monday/1.jpg</filename>"
+        "<source><database>Unknown</database></source>"
+        "<size><width>96</width><height>64</height><depth></depth></size><segmented>0</segmented>"
+        "<object><name>egg</name><truncated>0</truncated><occluded>1</occluded>"
+        "<difficult>0</difficult><bndbox><xmin>1.5</xmin><ymin>2.25</ymin><xmax>30.0</xmax>"
+        "<ymax>40.75</ymax></bndbox><attributes><attribute><name>rotation</name><value>0.0</value>"
+        "</attribute></attributes></object></annotation>"
+    )
+    assert annotation == PictureAnnotation(
+        (ObjectAnnotation("egg", (1.5, 2.25, 30, 40.75)),), (64, 96), "monday/1.jpg"
+    )
+
+
+def test_parts_of_an_object_do_not_count():
+    # As PASCAL annotated people: the first name and box within an object are those of a part.
+    part = f"<part><name>head</name>{box_xml('9', '9', '10', '10')}</part>"
+    annotation = parse(objects_xml(f"{part}<name>person</name>{part}{box_xml()}"))
+    assert annotation.objects == (ObjectAnnotation("person", (1, 2, 3, 4)),)
+    with pytest.raises(DatasetError, match="no usable xmin"):
+        parse(objects_xml(f"<name>person</name>{part}"))
 
 
 def test_write_and_read_back(tmp_path):
-    annotation = VocAnnotation(
+    annotation = PictureAnnotation(
         objects=(
-            VocObject("a & <b>", (0, 1.25, 30, 40)),
-            VocObject("Spülmittel", (5, 6, 7.5, 8), difficult=True, truncated=True),
+            ObjectAnnotation("a & <b>", (0, 1.25, 30, 40)),
+            ObjectAnnotation("Spülmittel", (5, 6, 7.5, 8), difficult=True, truncated=True),
         ),
         size_hw=(48, 64),
         filename="a&b.jpg",
@@ -178,8 +235,8 @@ def test_write_and_read_back(tmp_path):
 
 
 def test_unknown_size_and_filename_are_left_out(tmp_path):
-    pascal_voc.write(tmp_path / "a.xml", VocAnnotation(()))
-    assert pascal_voc.read(tmp_path / "a.xml") == VocAnnotation(())
+    pascal_voc.write(tmp_path / "a.xml", PictureAnnotation(()))
+    assert pascal_voc.read(tmp_path / "a.xml") == PictureAnnotation(())
 
 
 def test_missing_file(tmp_path):

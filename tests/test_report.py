@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,16 +14,41 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from factories import picture
+from matplotlib.figure import Figure
 from PIL import Image
 
+from appliance.annotations.dataset import AnnotatedImage
 from appliance.detections import Detections
-from appliance.evaluation.average_precision import GroundTruth, pascal_average_precision
+from appliance.evaluation.analysis import analyse
 from appliance.evaluation.comparison import Comparison
 from appliance.evaluation.evaluate import EvaluationResult
-from appliance.evaluation.report import ReportData, ReportSection, render_report, write_report
+from appliance.evaluation.metrics.average_precision import GroundTruth, pascal_average_precision
+from appliance.evaluation.predictions import read_predictions
+from appliance.evaluation.report.chart import INK
+from appliance.evaluation.report.confusion_chart import confusion_chart, frequent_confusions
+from appliance.evaluation.report.page import (
+    ReportData,
+    ReportSection,
+    metrics_document,
+    render_report,
+    result_charts,
+    write_report,
+)
+from appliance.evaluation.report.text import error_rows, interval_note, summary
 from appliance.labels import LabelMap
 
 SIZE_HW = (100, 400)
+NBSP = "\N{NO-BREAK SPACE}"
+PICTURES = (
+    AnnotatedImage(
+        storage_path="test/1.jpg",
+        name="1.jpg",
+        size_hw=SIZE_HW,
+        boxes_xyxy=np.zeros((0, 4), np.float32),
+        label_names=(),
+        difficult=np.zeros(0, bool),
+    ),
+)
 VOID = {"meta", "link", "img"}
 
 
@@ -78,7 +105,7 @@ def evaluation_of(
     return EvaluationResult(pascal, labels, (ground_truth,), (detections,), 0.5)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def evaluation() -> EvaluationResult:
     """joghurt at the golden value 33/35, water at 1/2, orange without an object."""
     ranking = (0, 1, 2, 3, 15, 16, 4)
@@ -90,8 +117,9 @@ def evaluation() -> EvaluationResult:
     )
 
 
-@pytest.fixture
-def full_page(evaluation: EvaluationResult, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def report_dir(evaluation: EvaluationResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report that has everything."""
     comparison = Comparison(
         name="test_7.jpg",
         truth=picture((1200, 600)),
@@ -120,9 +148,14 @@ def full_page(evaluation: EvaluationResult, tmp_path: Path) -> str:
             ),
         ],
     )
-    written = write_report(tmp_path / "report", data)
-    assert written == str(tmp_path / "report" / "index.html")
-    return Path(written).read_text(encoding="utf-8")
+    folder = tmp_path_factory.mktemp("report") / "out"
+    assert write_report(folder, data, images=PICTURES) == str(folder / "index.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full_page(report_dir: Path) -> str:
+    return (report_dir / "index.html").read_text(encoding="utf-8")
 
 
 def test_page_needs_nothing_but_itself(full_page: str) -> None:
@@ -151,13 +184,14 @@ def test_page_is_accessible(full_page: str) -> None:
     }
     assert [tag for tag, _ in page.elements].count("h1") == 1
     images = page.of("img")
-    # Four charts, each for a light and a dark page, and two pictures.
-    assert len(images) == 10
+    # Seven charts, each for a light and a dark page, and two pictures.
+    assert len(images) == 16
     assert all(str(image["alt"]).strip() for image in images)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = [str(link["href"]) for link in page.of("a")]
-    assert targets == ["#labels", "#curves", "#training", "#pictures", "#section-1", "#section-2"]
+    sections = ("labels", "curves", "errors", "confusions", "pictures", "coco", "training")
+    assert targets == [f"#{name}" for name in (*sections, "section-1", "section-2")]
     referred = [a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a]
     assert {target[1:] for target in targets} | set(referred) <= set(ids)
     assert all(heading["scope"] in ("row", "col") for heading in page.of("th"))
@@ -171,12 +205,18 @@ def test_page_has_the_numbers(full_page: str) -> None:
     assert "Trained on 25 pictures. 01 March 2026, 12:30 UTC" in text
     # The mean of 33/35 and 1/2.
     assert "0.721 mAP@0.5, PASCAL VOC" in text
-    assert "At a score of 0.25 or more the model finds 6 of 7 objects, with 2 wrong ones" in text
-    assert "water 0.500 100.0 % 50.0 % 2 1 0 0.25" in text
-    assert "joghurt 0.943 100.0 % 80.0 % 5 1 0 0.60" in text
+    assert (
+        "At a score of 0.25 or more the model finds 6 of the 7 objects, with 2 wrong ones" in text
+    )
+    assert "What costs most: missed (" in text
+    # One picture says nothing about others: no intervals.
+    assert f"water 0.500 – 0.505 100.0{NBSP}% 50.0{NBSP}% 0.667 2 0.12" in text
+    assert f"joghurt 0.943 – 0.943 100.0{NBSP}% 80.0{NBSP}% 0.889 5 0.55" in text
     assert "orange no object of it in the test data" in text
     # Worst first, the label without a figure last.
     assert text.index("water 0.500") < text.index("joghurt 0.943") < text.index("orange no object")
+    assert "AP Average precision, mean over IoU 0.50 to 0.95" in text
+    assert "No object was taken for another label." in text
     assert "Training 362 Pictures 12,345 Equal yes" in text
     assert "label median maximum water 12.2 – orange 98,765 no" in text
     assert "Pixels of the original pictures." in text
@@ -192,16 +232,19 @@ def test_pictures_and_charts_are_in_the_page(full_page: str) -> None:
         with Image.open(io.BytesIO(decoded(uri))) as image:
             assert (image.format, image.size) == ("JPEG", (800, 400))
     charts = [uri for uri in encoded if uri.startswith("data:image/svg+xml;base64,")]
-    assert len(charts) == len(set(charts)) == 8
+    assert len(charts) == len(set(charts)) == 14
     for uri in charts:
         root = ElementTree.fromstring(decoded(uri))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert b"DejaVu" not in decoded(uri)
         # Six hundred steps are thinned to what one can see.
         assert len(decoded(uri)) < 60_000
-    assert "Average precision: water 0.500, joghurt 0.943." in str(page.of("img")[0]["alt"])
+    alts = " ".join(str(image["alt"]) for image in page.of("img"))
+    assert "Average precision: water 0.500, joghurt 0.943." in alts
+    assert "Best F1: water 0.667, joghurt 0.889." in alts
+    assert "3 labels: 6 objects found as what they are, 0 taken for another label, 1 missed" in alts
     # Means of 2/1, ..., 2/16 and of 2/585, ..., 2/600.
-    assert "from 0.423 to 0.00338 over 600 steps" in str(page.of("img")[4]["alt"])
+    assert "from 0.423 to 0.00338 over 600 steps" in alts
 
 
 def test_text_from_data_cannot_become_markup(evaluation: EvaluationResult) -> None:
@@ -225,39 +268,120 @@ def test_text_from_data_cannot_become_markup(evaluation: EvaluationResult) -> No
     assert page.open == []
     assert attack in page.text
     charts = [decoded(str(image["src"])) for image in page.of("img") if "class" in image]
-    assert len(charts) == 4
+    assert len(charts) == 10
     assert all(b"<script" not in svg for svg in charts)
 
 
 def test_least_report_has_only_what_there_is(evaluation: EvaluationResult) -> None:
     page = Page(render_report(ReportData("model", evaluation)))
-    assert [link["href"] for link in page.of("a")] == ["#labels", "#curves"]
-    assert len(page.of("img")) == 4
+    targets = [str(link["href"]) for link in page.of("a")]
+    assert targets == ["#labels", "#curves", "#errors", "#confusions", "#coco"]
+    assert len(page.of("img")) == 10
     assert "Training" not in page.text
+
+
+def sentence(result: EvaluationResult) -> str:
+    return summary(result, analyse(result, resamples=1))
 
 
 def test_perfect_model_reads_well() -> None:
     perfect = evaluation_of(LabelMap(("water",)), [(0, 1), (1, 1)], [(0, 1, 0.9), (1, 1, 0.8)])
-    text = Page(render_report(ReportData("model", perfect))).text
-    assert "1.000 mAP@0.5" in text
-    assert "finds every one of 2 objects, with no wrong one among its detections." in text
+    assert sentence(perfect) == (
+        "At a score of 0.80 or more the model finds every one of the 2 objects, with no wrong one "
+        "among its detections."
+    )
+    single = evaluation_of(LabelMap(("water",)), [(0, 1)], [(0, 1, 0.9)])
+    assert "finds the only object, with no wrong one" in sentence(single)
 
 
 def test_model_that_finds_nothing_reads_well() -> None:
-    labels = LabelMap(tuple(f"label {index}" for index in range(10)))
-    blind = evaluation_of(labels, [(index, index + 1) for index in range(10)], [(12, 1, 0.5)])
+    labels = LabelMap(tuple(f"label {index}" for index in range(20)))
+    blind = evaluation_of(labels, [(index, index + 1) for index in range(19)], [])
     page = Page(render_report(ReportData("model", blind)))
     assert "0.000 mAP@0.5" in page.text
-    assert "The model finds none of the 10 objects, at any score threshold." in page.text
-    assert "The 2 better labels are left out." in page.text
-    assert "label 0 0.000 0.0 % 0.0 % 1 1 1 –" in page.text
+    assert "The model finds none of the 19 objects, at any score threshold." in page.text
+    assert "The 11 better labels are drawn in grey." in page.text
+    assert "Nothing: there are none." in page.text
+    # Twenty labels are more than one wants to scroll past.
+    assert "The other 8 labels" in page.text
+    assert len(page.of("details")) == 1
 
 
 def test_one_wrong_detection_is_said_in_words() -> None:
     scored = [(0, 1, 0.9), (9, 1, 0.8), (1, 1, 0.7), (2, 1, 0.6)]
     result = evaluation_of(LabelMap(("water",)), [(0, 1), (1, 1), (2, 1), (3, 1)], scored)
-    text = Page(render_report(ReportData("model", result))).text
-    assert "At a score of 0.60 or more the model finds 3 of 4 objects, with one wrong one" in text
+    text = sentence(result)
+    assert (
+        "At a score of 0.60 or more the model finds 3 of the 4 objects, with one wrong one" in text
+    )
+    assert "What costs most: missed (0.2" in text
+
+
+def test_few_pictures_are_called_few(evaluation: EvaluationResult) -> None:
+    note = interval_note(evaluation, analyse(evaluation, resamples=10))
+    assert note.startswith(f"Intervals hold 95{NBSP}% of 10 repetitions")
+    assert "So few pictures say little about others" in note
+    many = replace(evaluation, ground_truths=evaluation.ground_truths * 30)
+    assert "So few" not in interval_note(many, analyse(evaluation, resamples=10))
+
+
+def test_errors_are_listed_by_what_they_cost(evaluation: EvaluationResult) -> None:
+    rows = error_rows(analyse(evaluation, resamples=1))
+    assert len(rows) == 6
+    assert rows[0].name == "Missed"
+    assert rows[0].share == 1.0
+    costs = [row.ap_cost for row in rows]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_folder_has_charts_figures_and_detections(
+    report_dir: Path, evaluation: EvaluationResult
+) -> None:
+    charts = {chart.name for chart in result_charts(evaluation, analyse(evaluation, resamples=1))}
+    assert charts == {
+        *("precision_recall", "f1", "errors", "error_pictures"),
+        *("confusion_matrix", "average_precision", "error_types"),
+    }
+    names = {path.name for path in report_dir.iterdir()}
+    pngs = {f"{name}.png" for name in charts | {"training_loss", "learning_rate"}}
+    assert names == {"index.html", "metrics.json", "detections.json", *pngs}
+    for name in pngs:
+        with Image.open(report_dir / name) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 200
+    text = (report_dir / "metrics.json").read_text()
+    document = json.loads(text)
+    assert document == metrics_document(evaluation, analyse(evaluation))
+    assert document["PASCAL/Precision/mAP@0.5IOU"] == document["map_50"]
+    assert document["PASCAL/PerformanceByCategory/AP@0.5IOU/joghurt"] == pytest.approx(33 / 35)
+    assert document["PASCAL/PerformanceByCategory/AP@0.5IOU/orange"] is None
+    assert document["COCO/AP50"] == document["COCO/AP"] > 0.7
+    assert "NaN" not in text
+    read = read_predictions(report_dir / "detections.json", PICTURES, evaluation.labels)
+    assert np.array_equal(read.detections[0].boxes_xyxy, evaluation.detections[0].boxes_xyxy)
+
+
+def test_confusions_of_many_classes_are_gathered() -> None:
+    labels = LabelMap(tuple(f"label {index}" for index in range(40)))
+    # Everything is found, but every third object is taken for the next class.
+    objects = [(index % 20, index + 1) for index in range(20)]
+    scored = [(place, c + 1 if c % 3 == 0 else c, 0.9) for place, c in objects]
+    analysis = analyse(evaluation_of(labels, objects, scored), resamples=1)
+    matrix = analysis.confusion
+    pairs = frequent_confusions(matrix, limit=4)
+    assert [(p.truth, p.predicted, p.count, p.share) for p in pairs[:2]] == [
+        ("label 2", "label 3", 1, 1.0),
+        ("label 5", "label 6", 1, 1.0),
+    ]
+    assert len(frequent_confusions(matrix)) == 6
+    chart = confusion_chart(matrix)
+    assert "The 17 labels with the fewest mistakes are gathered." in chart.caption
+    assert chart.is_wide
+    assert "14 objects found as what they are, 6 taken for another label, 0 missed" in chart.alt
+    shown = decoded(chart.svg_uri("dark"))
+    for text in (b">17 others<", b">label 2<", b">background<"):
+        assert text in shown
+    assert b">label 30<" not in shown
 
 
 def test_same_data_makes_the_same_page(evaluation: EvaluationResult) -> None:
@@ -268,3 +392,17 @@ def test_same_data_makes_the_same_page(evaluation: EvaluationResult) -> None:
 
 def decoded(data_uri: str) -> bytes:
     return base64.b64decode(data_uri.split(",", 1)[1])
+
+
+def test_curves_pass_through_their_best_points() -> None:
+    # Thousands of faint wrong detections must not crowd the few that matter out of the drawing.
+    faint = [(15, 1, 0.001 * rank / 3000) for rank in range(3000, 0, -1)]
+    scored = [(place, 1, 0.9 - 0.0137 * place) for place in range(10)]
+    result = evaluation_of(LabelMap(("cup",)), [(p, 1) for p in range(10)], [*scored, *faint])
+    charts = {chart.name: chart for chart in result_charts(result, analyse(result, resamples=1))}
+    for name, point in (("f1", (0.9 - 0.0137 * 9, 1.0)), ("precision_recall", (1.0, 1.0))):
+        ax = Figure().add_subplot()
+        charts[name].paint(ax, INK["light"])
+        drawn = np.array(ax.get_lines()[0].get_xydata())
+        assert np.abs(drawn - point).sum(axis=1).min() < 1e-6
+        assert len(drawn) < 300

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from appliance.annotations import pascal_voc
 from appliance.annotations.dataset import ObjectDetectionDataset
-from appliance.annotations.sample_layout import Thing, arrange, plan_shelves, visible_boxes
-from appliance.annotations.sample_objects import GROCERIES
-from appliance.annotations.sample_painting import Canvas
-from appliance.annotations.sample_scenes import LABELS, draw_scene, make_sample_dataset
+from appliance.annotations.formats import pascal_voc
+from appliance.annotations.samples.layout import Thing, arrange, plan_shelves, visible_boxes
+from appliance.annotations.samples.objects import GROCERIES
+from appliance.annotations.samples.painting import Canvas
+from appliance.annotations.samples.scenes import LABELS, draw_scene, make_sample_dataset
 
 
 def test_eight_classes():

@@ -1,7 +1,7 @@
 """Annotated pictures as one checked value: the input of training and evaluation.
 
 Everything that would break a training run later is refused here, with file and object named. To see all
-mistakes of a folder at once, use `appliance.annotations.checks`.
+mistakes of a folder at once, use `appliance.annotations.checks.survey`.
 """
 
 from __future__ import annotations
@@ -10,84 +10,21 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from appliance.annotations import pascal_voc, statistics
-from appliance.annotations.splitting import stratified_indices
-from appliance.annotations.voc_folder import (
-    PictureHeader,
-    VocFolder,
-    box_fault,
-    boxes_in_picture,
-    format_box,
-)
+from appliance.annotations import statistics
+from appliance.annotations.annotated_image import AnnotatedImage as AnnotatedImage
+from appliance.annotations.annotated_image import read_image
+from appliance.annotations.formats.listing import base_name
+from appliance.annotations.formats.opening import open_source
+from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY, open_voc
+from appliance.annotations.reading import read_in_order, with_bar
+from appliance.annotations.source import AnnotationSource, FormatName
+from appliance.annotations.splitting import random_indices, stratified_indices
 from appliance.errors import ConfigError, DatasetError, LabelError
 from appliance.labels import Label, LabelMap
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class AnnotatedImage:
-    """One picture with what is known to be on it; arrays are read-only.
-
-    Attributes:
-        storage_path: Where the picture lies.
-        name: Its file name.
-        size_hw: Height and width in pixels as decoded, EXIF orientation applied.
-        boxes_xyxy: float32 `[N, 4]` in pixels, `0 <= x1 < x2 <= W`, `0 <= y1 < y2 <= H`.
-        label_names: N class names.
-        difficult: bool `[N]`; True is not counted in evaluation.
-        annotation_path: Where its annotation lies, None if it came from elsewhere.
-    """
-
-    storage_path: str
-    name: str
-    size_hw: tuple[int, int]
-    boxes_xyxy: npt.NDArray[np.float32]
-    label_names: tuple[str, ...]
-    difficult: npt.NDArray[np.bool_]
-    annotation_path: str | None = None
-
-    def __post_init__(self) -> None:
-        boxes = np.array(self.boxes_xyxy, np.float32).reshape(-1, 4)
-        difficult = np.array(self.difficult, np.bool_)
-        if not len(boxes) == len(self.label_names) == len(difficult):
-            raise ValueError(
-                f"boxes, label_names and difficult differ in length: "
-                f"{len(boxes)}, {len(self.label_names)}, {len(difficult)}"
-            )
-        for name, array in (("boxes_xyxy", boxes), ("difficult", difficult)):
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
-
-    def __len__(self) -> int:
-        return len(self.label_names)
-
-    def visualize_bounding_boxes(self, image_size: tuple[float, float] = (10, 10)) -> Axes:
-        """Shows the picture with its annotation.
-
-        Args:
-            image_size: Width and height of the figure in inches.
-        """
-        from appliance.images import drawing
-
-        ids = {name: index for index, name in enumerate(sorted(set(self.label_names)), start=1)}
-        picture = drawing.draw_detections(
-            drawing.load_picture(self.storage_path),
-            self.boxes_xyxy,
-            self.label_names,
-            [ids[name] for name in self.label_names],
-        )
-        return drawing.show(picture, title=self.name, image_size=image_size)
 
 
 class ObjectDetectionDataset:
@@ -105,13 +42,14 @@ class ObjectDetectionDataset:
 
     def __init__(self, name: str, images: Iterable[AnnotatedImage], label_map: LabelMap) -> None:
         self.name = name
-        self.images: tuple[AnnotatedImage, ...] = tuple(images)
+        self.images: tuple[AnnotatedImage, ...] = tuple(image.within(label_map) for image in images)
         self.label_map = label_map
         if not self.images:
             raise DatasetError("The dataset has no pictures", where=name)
+        known = set(label_map.names)
         for image in self.images:
             for label in image.label_names:
-                if label not in label_map:
+                if label not in known:
                     raise LabelError(
                         f"Unknown label {label!r}",
                         where=image.annotation_path or image.storage_path,
@@ -145,7 +83,8 @@ class ObjectDetectionDataset:
         """Reads a Pascal VOC folder: one XML per picture, of the same name.
 
         Boxes that reach over the edge are clipped, and a warning says how many. A picture without
-        objects has an XML without `<object>`.
+        objects has an XML without `<object>`. For other formats, and to have the format detected, use
+        `read`.
 
         Args:
             dataset_name: Name for reports.
@@ -161,25 +100,82 @@ class ObjectDetectionDataset:
                 box has no area or lies outside.
             LabelError: `labels` lacks a class that occurs.
         """
-        folder = VocFolder.scan(data_dir, annotations_dir, image_subdirectory)
-        _refuse_loners(folder, image_subdirectory)
+        source = open_voc(data_dir, annotations_dir, image_subdirectory)
+        return cls._from_source(source, dataset_name, labels)
+
+    @classmethod
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        format: FormatName | Literal["auto"] = "auto",
+        labels: Iterable[Label | str] | None = None,
+        *,
+        part: str | None = None,
+        annotations_dir: str = ANNOTATIONS_DIR,
+        image_subdirectory: str = IMAGE_SUBDIRECTORY,
+    ) -> ObjectDetectionDataset:
+        """Reads annotated pictures in any format: Pascal VOC, COCO JSON, YOLO or CSV.
+
+        Args:
+            path: A folder, or the file with the annotations (`.json`, `.csv`, `data.yaml`); local or in
+                an object store. `DATA#train` names a part of divided data.
+            name: Name for reports; by default the last part of `path`.
+            format: How it is written, or `auto` to find out.
+            labels: The classes in the order of their ids, for example those of a model to evaluate.
+                None takes what the format declares, in its order, else all that occur, sorted by name.
+            part: `train`, `val`, `valid` or `test` of divided data.
+            annotations_dir: Pascal VOC: the subfolder with XML files.
+            image_subdirectory: Pascal VOC: the subfolder with pictures.
+
+        Raises:
+            StorageError: There is nothing.
+            DatasetError: The format is not clear, or something in the annotations is wrong.
+            LabelError: `labels` lacks a class that occurs.
+        """
+        source = open_source(
+            path,
+            format,
+            part=part,
+            annotations_dir=annotations_dir,
+            image_subdirectory=image_subdirectory,
+        )
+        if name is None:
+            name = base_name(path) or "dataset"
+        return cls._from_source(source, name, labels)
+
+    @classmethod
+    def _from_source(
+        cls, source: AnnotationSource, name: str, labels: Iterable[Label | str] | None
+    ) -> ObjectDetectionDataset:
+        source.refuse_loners()
         images: list[AnnotatedImage] = []
         clipped = 0
-        for name in folder.pictures:
-            image, clipped_here = _read_image(folder.pictures[name], folder.annotations[name])
+        read = read_in_order(read_image, source.entries, root=source.root)
+        for image, clipped_here in with_bar(
+            read, total=len(source.entries), what=f"reading {name}"
+        ):
             images.append(image)
             clipped += clipped_here
         if clipped:
-            logger.warning("%s: %d boxes reached over the edge and were clipped", data_dir, clipped)
+            logger.warning(
+                "%s: %d boxes reached over the edge and were clipped", source.root, clipped
+            )
         if labels is None:
-            labels = sorted({label for image in images for label in image.label_names})
+            occurring = {label for image in images for label in image.label_names}
+            labels = source.labels or sorted(occurring)
             if not labels:
                 raise DatasetError(
                     "No picture of the dataset shows any object",
-                    where=folder.data_dir,
+                    where=source.root,
                     hint="Annotate objects, or name the classes with labels=",
                 )
-        return cls(dataset_name, images, LabelMap.of(labels))
+        return cls(name, images, LabelMap.of(labels))
+
+    @property
+    def negatives(self) -> int:
+        """How many pictures show no object: they teach what is background."""
+        return sum(not len(image) for image in self.images)
 
     def statistics(self) -> statistics.DatasetStatistics:
         """Counts and box sizes."""
@@ -190,13 +186,15 @@ class ObjectDetectionDataset:
         print(self.statistics().describe(self.name))  # noqa: T201 - what the method is for
 
     def split(
-        self, train_size: float, seed: int = 0
+        self, train_size: float, stratify: bool = True, seed: int = 0
     ) -> tuple[ObjectDetectionDataset, ObjectDetectionDataset]:
-        """Divides the pictures in two, each label in about the same proportion, the rarest first.
+        """Divides the pictures in two.
 
         Args:
             train_size: Share of the pictures for the first part, above 0 and below 1. Each part gets
                 at least one picture.
+            stratify: Whether each label, and the pictures without objects, are shared out in about the
+                same proportion, the rarest first. Otherwise chance alone decides.
             seed: Decides which pictures; the same seed gives the same parts.
 
         Raises:
@@ -214,14 +212,76 @@ class ObjectDetectionDataset:
                 got=f"{len(self.images)} picture",
                 expected="at least 2",
             )
-        chosen = stratified_indices(
-            [frozenset(image.label_names) for image in self.images], train_size, seed
-        )
+        if stratify:
+            label_sets = [frozenset(image.label_names) for image in self.images]
+            chosen = stratified_indices(label_sets, train_size, seed)
+        else:
+            chosen = random_indices(len(self.images), train_size, seed)
         train = [image for index, image in enumerate(self.images) if index in chosen]
         test = [image for index, image in enumerate(self.images) if index not in chosen]
         return (
             type(self)(f"{self.name} (train)", train, self.label_map),
             type(self)(f"{self.name} (test)", test, self.label_map),
+        )
+
+    def merge(
+        self, *others: ObjectDetectionDataset, name: str | None = None
+    ) -> ObjectDetectionDataset:
+        """The pictures of several datasets as one; this one's classes keep their ids, new ones follow.
+
+        Args:
+            others: What is added, in this order.
+            name: Name for reports; by default the names joined with `+`.
+
+        Raises:
+            DatasetError: A picture is in two of them.
+        """
+        datasets = (self, *others)
+        home: dict[str, str] = {}
+        for dataset in datasets:
+            for image in dataset.images:
+                if image.storage_path in home:
+                    raise DatasetError(
+                        "A picture would be in the merged dataset twice",
+                        where=image.storage_path,
+                        got=f"in {home[image.storage_path]} and in {dataset.name}",
+                        hint="Merge datasets that share no picture",
+                    )
+                home[image.storage_path] = dataset.name
+        names = dict.fromkeys(label for dataset in datasets for label in dataset.label_map.names)
+        return type(self)(
+            name or " + ".join(dataset.name for dataset in datasets),
+            [image for dataset in datasets for image in dataset.images],
+            LabelMap.of(names),
+        )
+
+    def filter(
+        self,
+        labels: Iterable[Label | str],
+        *,
+        keep_empty: bool = True,
+        name: str | None = None,
+    ) -> ObjectDetectionDataset:
+        """Only the objects of some classes, which get their ids in the order given.
+
+        Args:
+            labels: The classes to keep.
+            keep_empty: Whether pictures that show none of them stay, as pictures without objects: that is
+                what they are to a model of these classes.
+            name: Name for reports; by default this one's.
+
+        Raises:
+            LabelError: A class is not one of this dataset.
+            DatasetError: No picture is left.
+        """
+        kept_labels = LabelMap.of(labels)
+        for label in kept_labels.names:
+            self.label_map.id_of(label)
+        images = [image.of_labels(kept_labels.names) for image in self.images]
+        return type(self)(
+            name or self.name,
+            [image for image in images if keep_empty or len(image)],
+            kept_labels,
         )
 
     def digest(self) -> str:
@@ -232,58 +292,6 @@ class ObjectDetectionDataset:
             sha.update(repr((image.name, image.size_hw, image.label_names)).encode())
             sha.update(image.boxes_xyxy.astype("<f4").tobytes())
             sha.update(image.difficult.tobytes())
+            if image.crowd.any():
+                sha.update(b"crowd" + image.crowd.tobytes())
         return sha.hexdigest()
-
-
-def _refuse_loners(folder: VocFolder, image_subdirectory: str) -> None:
-    for path in folder.doubled:
-        raise DatasetError(
-            "Two pictures share one name, so their annotation is unclear",
-            where=path,
-            hint="Rename one of them together with its XML",
-        )
-    for name, path in folder.pictures.items():
-        if name not in folder.annotations:
-            raise DatasetError(
-                "A picture has no annotation",
-                where=path,
-                expected=f"{PurePath(name).name}.xml beside the other annotations",
-                hint="Annotate it, remove it, or if it shows no object write an XML without <object>",
-            )
-    for name, path in folder.annotations.items():
-        if name not in folder.pictures:
-            raise DatasetError(
-                "An annotation has no picture",
-                where=path,
-                expected=f"{PurePath(name).name}.jpg or another picture of that name in "
-                f"{image_subdirectory}/",
-                hint="Add the picture, or remove the XML",
-            )
-
-
-def _read_image(picture_path: str, annotation_path: str) -> tuple[AnnotatedImage, int]:
-    header = PictureHeader.read(picture_path)
-    annotation = pascal_voc.read(annotation_path)
-    boxes = boxes_in_picture(annotation, header, source=annotation_path)
-    height, width = header.size_hw
-    for number, (item, box) in enumerate(zip(annotation.objects, boxes, strict=True), start=1):
-        fault = box_fault(box, header.size_hw)
-        if fault is not None:
-            raise DatasetError(
-                f"The box of object {number} ({item.label}) {fault}",
-                where=annotation_path,
-                got=format_box(box),
-                expected=f"xmin < xmax and ymin < ymax within {width}x{height} pixels",
-                hint="Correct or remove the object",
-            )
-    inside = np.clip(boxes, 0, [width, height, width, height])
-    image = AnnotatedImage(
-        storage_path=picture_path,
-        name=PurePath(picture_path).name,
-        size_hw=header.size_hw,
-        boxes_xyxy=inside.astype(np.float32),
-        label_names=tuple(item.label for item in annotation.objects),
-        difficult=np.array([item.difficult for item in annotation.objects], np.bool_),
-        annotation_path=annotation_path,
-    )
-    return image, int((inside != boxes).any(axis=1).sum())

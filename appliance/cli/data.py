@@ -1,15 +1,26 @@
-"""`appliance data`: sample data, checks and statistics of annotated pictures."""
+"""`appliance data`: make, check, repair, describe, show and convert annotated pictures."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Make, check and describe annotated pictures.")
+from appliance.cli.data_check import (
+    DataArgument,
+    FormatOption,
+    LabelsOption,
+    check,
+    name_of,
+    names_in,
+)
+from appliance.cli.data_convert import convert
+from appliance.cli.options import Json
+from appliance.cli.tables import print_json
 
-DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Pascal VOC folder.")]
+app = typer.Typer(no_args_is_help=True, help="Make, check, see and convert annotated pictures.")
+app.command("check")(check)
+app.command("convert")(convert)
 
 
 @app.command()
@@ -20,28 +31,75 @@ def sample(
     seed: Annotated[int, typer.Option(help="Equal seeds draw equal pictures.")] = 0,
 ) -> None:
     """Draw shelf scenes of eight grocery classes as Pascal VOC folders."""
-    from appliance.annotations.sample_scenes import make_sample_dataset
+    from appliance.annotations.checks.findings import counted
+    from appliance.annotations.new_folder import check_new_folder
+    from appliance.annotations.samples.scenes import make_sample_dataset
 
+    check_new_folder(out)
     make_sample_dataset(out, train=train, test=test, seed=seed)
-    print(f"Wrote {train} training and {test} test pictures to {out}")
+    print(
+        f"Wrote {counted(train, 'training picture')} and {counted(test, 'test picture')} to {out}"
+    )
 
 
 @app.command()
-def check(data: DataArgument) -> None:
-    """List defects that break or spoil training; exit code 1 when there are errors."""
-    from appliance.annotations.checks import check_dataset
-
-    findings = check_dataset(data)
-    for finding in findings:
-        print(finding)
-    errors = sum(finding.severity == "error" for finding in findings)
-    print(f"{errors} errors, {len(findings) - errors} warnings in {data}")
-    raise typer.Exit(1 if errors else 0)
-
-
-@app.command()
-def stats(data: DataArgument) -> None:
-    """Print classes, objects and box sizes."""
+def stats(
+    data: DataArgument,
+    charts: Annotated[
+        str | None, typer.Option(metavar="OUT", help="Folder to write charts to, as PNG.")
+    ] = None,
+    format_: FormatOption = "auto",
+    json: Json = False,
+) -> None:
+    """Count objects and pictures, measure boxes, and draw charts of them."""
+    from appliance import storage
     from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.annotations.formats.opening import parts_of
+    from appliance.annotations.statistics_charts import write_charts
 
-    ObjectDetectionDataset.create_from_dir(Path(data).name or "data", data).print_info()
+    name = name_of(data)
+    document: dict[str, Any] = {"data": data, "parts": {}, "charts": []}
+    for part, place in (parts_of(data, format_) or {"": data}).items():
+        title = f"{name} {part}".strip()
+        statistics = ObjectDetectionDataset.read(place, title, format_).statistics()
+        written = []
+        if charts is not None:
+            folder = storage.join(charts, part) if part else charts
+            written = write_charts(statistics, title, folder)
+        document["parts"][part or "dataset"] = statistics.to_json()
+        document["charts"] += written
+        if not json:
+            print(statistics.describe(title), statistics.describe_more(), sep="\n")
+            print(*(f"Chart: {path}" for path in written), "", sep="\n")
+    if json:
+        print_json(document)
+
+
+@app.command()
+def show(
+    data: DataArgument,
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="SHEET", help="Picture to write: .png or .jpg.")
+    ],
+    count: Annotated[int, typer.Option(help="Pictures on the sheet, at most.")] = 12,
+    seed: Annotated[
+        int, typer.Option(help="Decides which pictures; equal seeds, equal sheets.")
+    ] = 0,
+    labels: LabelsOption = None,
+    columns: Annotated[int | None, typer.Option(help="Pictures side by side.")] = None,
+    format_: FormatOption = "auto",
+) -> None:
+    """Draw some of the pictures with their boxes on one sheet.
+
+    Example: appliance data show fridge/ -o sheet.png --labels milk,egg
+    """
+    from appliance.annotations.contact_sheet import draw_sheet, save_sheet
+    from appliance.annotations.formats.opening import open_source, parts_of
+
+    places = parts_of(data, format_) or {"": data}
+    sources = {part: open_source(place, format_) for part, place in places.items()}
+    sheet = draw_sheet(
+        sources, name_of(data), count=count, seed=seed, labels=names_in(labels), columns=columns
+    )
+    save_sheet(sheet, out)
+    print(f"Wrote {out}")

@@ -14,9 +14,9 @@ from appliance.cli.tables import print_json, print_table
 
 def demo(
     data: Annotated[
-        str | None, typer.Option(help="Own Pascal VOC folder; by default scenes are drawn.")
+        str | None, typer.Option(help="Own annotated pictures; by default scenes are drawn.")
     ] = None,
-    test_data: Annotated[str | None, typer.Option(help="Pascal VOC folder to test on.")] = None,
+    test_data: Annotated[str | None, typer.Option(help="Annotated pictures to test on.")] = None,
     test_fraction: Annotated[
         float, typer.Option(help="Without --test-data, hold out this share of --data.")
     ] = 0.25,
@@ -61,7 +61,7 @@ def demo(
     ]
     print_table(("what", "value"), rows)
     print(f"Report:     {Path(out) / 'report' / 'index.html'}")
-    print("Next steps, on your own pictures (Pascal VOC: Annotations/*.xml, JPEGImages/*.jpg):")
+    print("Next steps, on your own pictures (annotated as Pascal VOC, COCO, YOLO or CSV):")
     print("  appliance train DATA --out model.safetensors")
     print(f"  appliance score {Path(out) / 'model.safetensors'} PICTURES SCORES")
     print(f"  appliance serve {Path(out) / 'model.safetensors'}")

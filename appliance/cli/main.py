@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
-from appliance.cli import data, demo, evaluate, score, serve, train
+from appliance.cli import compare, data, demo, evaluate, score, serve, train
 from appliance.errors import ApplianceError
 
 _EXIT_CTRL_C = 130
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
@@ -51,7 +52,7 @@ def run(command_line: typer.Typer) -> None:
     """Runs a command line; a user's mistake ends in one sentence on standard error and exit code 1."""
     configure_logging()
     # What is stopped politely cleans up: a cluster of our own, a folder half written.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     try:
         command_line()
     except ApplianceError as error:
@@ -68,6 +69,12 @@ def run(command_line: typer.Typer) -> None:
         # Whoever read our output has had enough, as in `appliance data stats DIR | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _end(*_: object) -> NoReturn:
+    # A second one must not interrupt the cleaning up; who cannot wait has SIGKILL.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(_EXIT_SIGTERM)
 
 
 def configure_logging() -> None:

@@ -9,14 +9,21 @@ from typing import Annotated
 
 import typer
 
+from appliance.cli.detecting import DataFormat, FormatOption
 from appliance.cli.options import AddressOption, Json, Quiet
 from appliance.cli.tables import print_json
 from appliance.model.spec import COMPACT
 
 
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Pascal VOC folder to learn from.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="Annotated pictures to learn from; DATA#train for a part."
+        ),
+    ],
     out: Annotated[str, typer.Option(help="Model file to write.")] = "model.safetensors",
+    data_format: FormatOption = DataFormat.AUTO,
     init: Annotated[
         str, typer.Option(help="Starting weights: none, imagenet, coco, or a file.")
     ] = "none",
@@ -64,7 +71,7 @@ def train(
 
     if resume and run_dir is None:
         raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
-    dataset = ObjectDetectionDataset.create_from_dir(Path(data).name or "train", data)
+    dataset = ObjectDetectionDataset.read(data, format=data_format.value)
     plan = plan_training(
         dataset.label_map,
         images=len(dataset),

@@ -2,7 +2,7 @@
 
     data -> check -> train (Ray Train) -> evaluate -> score (Ray Data) -> serve (Ray Serve) -> report
 
-On drawn sample scenes, or on the user's own Pascal VOC folder. It uses nothing but what users use.
+On drawn sample scenes, or on the user's own annotated pictures. It uses nothing but what users use.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from appliance import storage
-from appliance.annotations.checks import check_dataset
+from appliance.annotations.checks.survey import check_dataset
 from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
-from appliance.annotations.sample_scenes import make_sample_dataset
+from appliance.annotations.samples.scenes import make_sample_dataset
 from appliance.client import Client
 from appliance.demo.outcome import Online, Outcome
 from appliance.detector import FasterRCNN
 from appliance.errors import ConfigError, DatasetError
+from appliance.evaluation.analysis import analyse
 from appliance.evaluation.comparison import compare_pictures
-from appliance.evaluation.report import write_report
+from appliance.evaluation.report.page import result_charts, write_report
 from appliance.evaluation.tensorboard import write_tensorboard
 from appliance.on_ray import serving
 from appliance.on_ray.batch_scoring import BatchScoringConfig, score_folder
@@ -54,7 +55,7 @@ class DemoOptions:
 
     Attributes:
         out_dir: Gets the model, the scores, the report and `summary.json`.
-        data: The user's Pascal VOC folder; None draws sample scenes.
+        data: The user's annotated pictures; None draws sample scenes.
         test_data: Another folder to test on; None holds out `test_fraction` of `data`.
         test_fraction: Share of `data` to test on, 0..1.
         init: Starting weights: "none", "imagenet" or a file.
@@ -138,7 +139,11 @@ def _run(options: DemoOptions, started_s: float) -> dict[str, Any]:
         with clock.stage("Evaluation"):
             evaluation = FasterRCNN.load(model_path).evaluate_in_detail(test_set)
             comparisons = compare_pictures(test_set.images, evaluation)
-            write_tensorboard(run_dir / "eval", evaluation, comparisons, step=plan.steps)
+            analysis = analyse(evaluation)
+            charts = result_charts(evaluation, analysis)
+            write_tensorboard(
+                run_dir / "eval", evaluation, comparisons, charts=charts, step=plan.steps
+            )
         with clock.stage("Batch scoring with Ray Data"):
             pictures = _picture_folder(test_set.images, out_dir / "test_pictures")
             config = BatchScoringConfig(progress="auto" if options.progress else "off")
@@ -147,8 +152,10 @@ def _run(options: DemoOptions, started_s: float) -> dict[str, Any]:
             online = _score_online(model_path, read_records(out_dir / "scores"))
     outcome = Outcome(plan, train_set, test_set, trained, evaluation, batch, online)
     with clock.stage("Report"):
-        report = outcome.report(training_log=read_metrics(run_dir), comparisons=comparisons)
-        write_report(out_dir / "report", report)
+        report = outcome.report(
+            training_log=read_metrics(run_dir), comparisons=comparisons, analysis=analysis
+        )
+        write_report(out_dir / "report", report, images=test_set.images)
     summary = {
         **outcome.summary(),
         "seed": options.seed,
@@ -223,13 +230,11 @@ def _load(
             got=errors[0].what,
             hint=f"Mend what `appliance data check` lists (errors: {len(errors)})",
         )
-    name = Path(folders["train"]).resolve().name
-    train_set = ObjectDetectionDataset.create_from_dir(name, folders["train"])
+    name = "sample scenes" if options.data is None else Path(options.data).resolve().name
+    train_set = ObjectDetectionDataset.read(folders["train"], name)
     if "test" not in folders:
         return train_set.split(1 - options.test_fraction, seed=options.seed)
-    test_set = ObjectDetectionDataset.create_from_dir(
-        "test", folders["test"], labels=train_set.labels
-    )
+    test_set = ObjectDetectionDataset.read(folders["test"], "test", labels=train_set.labels)
     return train_set, test_set
 
 
@@ -249,8 +254,11 @@ def _plan(options: DemoOptions, train_set: ObjectDetectionDataset) -> TrainingPl
 def _picture_folder(images: Sequence[AnnotatedImage], folder: Path) -> Path:
     """A plain folder of pictures, as batch scoring takes it."""
     folder.mkdir(parents=True)
-    for image in images:
-        shutil.copyfile(image.storage_path, folder / image.name)
+    for index, image in enumerate(images):
+        # Pictures of several folders may share a name.
+        storage.write_bytes(
+            folder / f"{index:04d}_{image.name}", storage.read_bytes(image.storage_path)
+        )
     return folder
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance.annotations.dataset import ObjectDetectionDataset
+from appliance.evaluation.analysis import Analysis
 from appliance.evaluation.comparison import Comparison
 from appliance.evaluation.evaluate import EvaluationResult
-from appliance.evaluation.report import ReportData, ReportSection
+from appliance.evaluation.report.page import ReportData, ReportSection
 from appliance.on_ray.batch_scoring import BatchSummary
 from appliance.on_ray.training import TrainedModel
 from appliance.training.plan import TrainingPlan
@@ -68,7 +69,11 @@ class Outcome:
         }
 
     def report(
-        self, *, training_log: Sequence[Mapping[str, Any]], comparisons: Sequence[Comparison]
+        self,
+        *,
+        training_log: Sequence[Mapping[str, Any]],
+        comparisons: Sequence[Comparison],
+        analysis: Analysis,
     ) -> ReportData:
         """The same to look at, with curves and pictures."""
         statistics = self.train_set.statistics()
@@ -82,6 +87,7 @@ class Outcome:
             ),
             training_log=training_log,
             comparisons=comparisons,
+            analysis=analysis,
             sections=[
                 ReportSection(
                     "Training data",

@@ -18,12 +18,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from appliance.errors import ImageError
+from appliance.images.orientation import orientation_of, stored_hw, upright_hw
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-
-_EXIF_ORIENTATION = 0x0112
-_ORIENTATIONS_THAT_SWAP_SIDES = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def decode_image(
 def _decode(
     image: Image.Image, source: str, limits: ImageLimits, min_shorter_side_px: int | None
 ) -> DecodedImage:
-    width, height = image.size
+    height, width = stored_hw(image)
     if width * height > limits.max_pixels:
         raise ImageError(
             "The picture is too large",
@@ -122,12 +120,9 @@ def _decode(
             got=f"{width}x{height} pixels",
             expected=f"at most {limits.max_pixels:,} pixels",
         )
-    # Pillow reports the size of a TIFF as it is shown, of every other format as it is stored.
-    swapped = (
-        image.format != "TIFF"
-        and image.getexif().get(_EXIF_ORIENTATION) in _ORIENTATIONS_THAT_SWAP_SIDES
-    )
-    size_hw = (width, height) if swapped else (height, width)
+    if image.format == "PNG":
+        image.load()  # its orientation may stand behind its pixels
+    size_hw = upright_hw((height, width), orientation_of(image))
     if min_shorter_side_px is not None and min(width, height) > min_shorter_side_px:
         scale = min_shorter_side_px / min(width, height)
         # Pillow picks the smallest DCT scale that is still at least this size; no-op except for JPEG.

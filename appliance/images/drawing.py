@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Colour = tuple[int, int, int]
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rectangle = tuple[float, float, float, float]
 
 # Okabe and Ito (2008), in an order that keeps neighbours apart, with a light grey for their black, which
@@ -215,13 +216,13 @@ def _draw_caption(
     box: npt.NDArray[np.float64],
     caption: str,
     colour: Colour,
-    font: _Font,
+    font: Font,
     line_px: int,
     occupied: Sequence[_Rectangle],
 ) -> _Rectangle:
     image_width, image_height = draw.im.size
     padding = line_px + 1
-    caption = _shortened(draw, caption, font, image_width - 2 * padding)
+    caption = shortened(caption, font, image_width - 2 * padding)
     _, top, _, bottom = draw.textbbox((0, 0), "Ég", font=font)
     height = bottom - top + 2 * padding
     width = draw.textlength(caption, font=font) + 2 * padding
@@ -250,11 +251,29 @@ def _draw_caption(
     return chip
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, font: _Font, room_px: float) -> str:
-    if draw.textlength(text, font=font) <= room_px:
+def shortened(text: str, font: Font, room_px: float) -> str:
+    """The text, or so much of its beginning as fits; at least one character."""
+    if font.getlength(text) <= room_px:
         return text
     for length in range(len(text) - 1, 0, -1):
         candidate = f"{text[:length].rstrip()}…"
-        if draw.textlength(candidate, font=font) <= room_px:
+        if font.getlength(candidate) <= room_px:
             return candidate
     return text[:1]
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a picture as its name asks for.
+
+    Raises:
+        StorageError: The name ends neither in .png nor in .jpg, or it cannot be written.
+    """
+    ending = os.path.splitext(os.fspath(path).partition("?")[0])[1].lower()
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(ending)
+    if kind is None:
+        raise StorageError(
+            "Cannot write the picture", where=path, hint="End the name in .png or .jpg"
+        )
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=90)
+    storage.write_bytes(path, buffer.getvalue())

@@ -98,7 +98,7 @@ def _folder(scratch_uri: str | os.PathLike[str] | None) -> Iterator[str]:
         raise ConfigError(
             "The scores need a folder that all nodes of the cluster see",
             got=f"{nodes} nodes",
-            hint="Name a folder on shared storage with --out",
+            hint="Name a folder on shared storage with --scores",
         )
     with tempfile.TemporaryDirectory(prefix="appliance-scores-") as folder:
         yield f"{folder}/scores"

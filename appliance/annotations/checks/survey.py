@@ -1,0 +1,251 @@
+"""All mistakes of a dataset at once, without stopping at the first.
+
+Training refuses the first mistake it meets; this finds the others too, and those that harm silently:
+doubled objects, the same picture in training and test, misspelt labels. Every picture is read and
+decoded once, in a few threads; what stays in memory is a hash for each picture, counts for each label,
+and the findings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from appliance.annotations.checks.findings import Finding, counted, in_order
+from appliance.annotations.checks.labels import (
+    LabelUse,
+    PartLabels,
+    check_labels,
+    spelling_corrections,
+)
+from appliance.annotations.checks.objects import InputSize
+from appliance.annotations.checks.pictures import (
+    Inspected,
+    PictureDigest,
+    inspect_entry,
+    text_of_error,
+)
+from appliance.annotations.formats.opening import open_source, parts_of
+from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY
+from appliance.annotations.reading import read_in_order, with_bar
+from appliance.annotations.source import AnnotationSource, Entry, FormatName
+from appliance.errors import ApplianceError
+
+FolderPath = str | os.PathLike[str]
+
+MIN_EXAMPLES = 5
+WHOLE = "dataset"
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """What to hold a dataset against.
+
+    Attributes:
+        format: How it is written; "auto" finds out.
+        labels: The classes that there may be; None takes those of the first part.
+        min_examples: Fewer objects of a class than this in the first part are worth a warning.
+        input_side_px: Shorter side of the model's input, which decides what is too small to be seen;
+            None takes the default model's.
+        annotations_dir: Pascal VOC: subfolder with XML files.
+        image_subdirectory: Pascal VOC: subfolder with pictures.
+    """
+
+    format: FormatName | Literal["auto"] = "auto"
+    labels: tuple[str, ...] | None = None
+    min_examples: int = MIN_EXAMPLES
+    input_side_px: int | None = None
+    annotations_dir: str = ANNOTATIONS_DIR
+    image_subdirectory: str = IMAGE_SUBDIRECTORY
+
+
+@dataclass
+class PartSummary:
+    """What one part of a dataset holds.
+
+    Attributes:
+        folder: Where it lies.
+        source: What was listed there, None if that failed.
+        pictures: Pictures that can be used.
+        negatives: Those of them without any usable object.
+        objects: Usable objects on them.
+    """
+
+    folder: str
+    source: AnnotationSource | None = None
+    pictures: int = 0
+    negatives: int = 0
+    objects: int = 0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything that was found.
+
+    Attributes:
+        parts: Part -> what it holds.
+        findings: Errors before warnings, then in the order of parts, files and objects.
+        corrections: Label -> its right spelling, for those that are wrong only in case or spaces.
+    """
+
+    parts: dict[str, PartSummary]
+    findings: tuple[Finding, ...]
+    corrections: dict[str, str]
+
+
+def check_dataset(
+    parts: FolderPath | Mapping[str, FolderPath],
+    *,
+    config: CheckConfig = CheckConfig(),
+) -> list[Finding]:
+    """Looks for everything that is wrong with annotated pictures.
+
+    Args:
+        parts: Part name -> folder, for example `{"train": ..., "test": ...}`, the one to learn from first;
+            or one folder or file, which may hold such parts.
+        config: What to hold them against.
+
+    Returns:
+        Errors before warnings, else in the order of parts and files. Empty when all is well.
+    """
+    return list(survey_dataset(parts, config=config).findings)
+
+
+def survey_dataset(
+    parts: FolderPath | Mapping[str, FolderPath], *, config: CheckConfig = CheckConfig()
+) -> Survey:
+    """The same as `check_dataset`, with what the data holds beside what is wrong with it."""
+    input_size = InputSize.of(config.input_side_px)
+    summaries, findings = _open(parts, config)
+    labels = {name: PartLabels(summary.folder) for name, summary in summaries.items()}
+    pictures = _SeenPictures()
+    for name, summary in summaries.items():
+        if summary.source is None:
+            labels[name].complete = False
+            continue
+        findings += _doubled_names(name, summary.source)
+        for inspected in _inspect(name, summary.source, input_size):
+            findings += inspected.findings
+            if inspected.digest is not None:
+                findings += pictures.add(name, inspected.entry, inspected.digest)
+            _count(inspected, summary, labels[name])
+        if not summary.objects:
+            what = f"has no usable object on {counted(summary.pictures, 'usable picture')}"
+            findings.append(Finding("no-objects", summary.folder, what, name))
+            labels[name].complete = False
+    declared = next(iter(summaries.values())).source
+    findings += check_labels(
+        labels,
+        min_examples=config.min_examples,
+        known=config.labels,
+        declared=(declared.labels or ()) if declared is not None else (),
+    )
+    corrections = spelling_corrections(labels, config.labels)
+    return Survey(summaries, tuple(in_order(findings, tuple(summaries))), corrections)
+
+
+def open_parts(
+    parts: FolderPath | Mapping[str, FolderPath], config: CheckConfig
+) -> Iterator[tuple[str, str, AnnotationSource | ApplianceError]]:
+    """Lists every part: (name, folder, what was listed or why it could not be)."""
+    if isinstance(parts, Mapping):
+        named: Mapping[str, FolderPath] = parts
+    else:
+        named = parts_of(parts, config.format) or {WHOLE: parts}
+    for name, folder in named.items():
+        try:
+            source: AnnotationSource | ApplianceError = open_source(
+                folder,
+                config.format,
+                annotations_dir=config.annotations_dir,
+                image_subdirectory=config.image_subdirectory,
+            )
+        except ApplianceError as error:
+            source = error
+        yield name, os.fspath(folder), source
+
+
+def _open(
+    parts: FolderPath | Mapping[str, FolderPath], config: CheckConfig
+) -> tuple[dict[str, PartSummary], list[Finding]]:
+    summaries: dict[str, PartSummary] = {}
+    findings: list[Finding] = []
+    for name, folder, source in open_parts(parts, config):
+        summaries[name] = PartSummary(folder)
+        if isinstance(source, AnnotationSource):
+            summaries[name].source = source
+        else:
+            file = source.where or folder
+            findings.append(Finding("part-unreadable", file, text_of_error(source), name))
+    return summaries, findings
+
+
+def _inspect(part: str, source: AnnotationSource, input_size: InputSize) -> Iterator[Inspected]:
+    inspect = partial(inspect_entry, part=part, input_size=input_size)
+    inspected = read_in_order(inspect, source.entries, root=source.root)
+    return with_bar(inspected, total=len(source.entries), what=f"checking {part}")
+
+
+def _doubled_names(part: str, source: AnnotationSource) -> Iterator[Finding]:
+    for path in source.doubled:
+        what = "another picture has the same name, so the annotation is unclear"
+        yield Finding("picture-name-shared", path, what, part)
+
+
+def _count(inspected: Inspected, summary: PartSummary, labels: PartLabels) -> None:
+    entry = inspected.entry
+    if inspected.digest is not None and entry.annotation_path is not None:
+        summary.pictures += 1
+        summary.negatives += not any(inspected.usable)
+    summary.objects += sum(inspected.usable)
+    for number, (label, usable) in enumerate(
+        zip(inspected.labels, inspected.usable, strict=True), start=1
+    ):
+        use = labels.used.setdefault(
+            label, LabelUse(str(entry.annotation_path), entry.name, number)
+        )
+        use.objects += 1
+        use.usable += usable
+
+
+@dataclass
+class _SeenPictures:
+    """Pictures by their pixels, to meet them again."""
+
+    last_with: dict[bytes, tuple[tuple[str, Entry, PictureDigest], ...]] = field(
+        default_factory=dict
+    )
+
+    def add(self, part: str, entry: Entry, digest: PictureDigest) -> Iterator[Finding]:
+        """Remembers a picture; says where it was before."""
+        earlier: Sequence[tuple[str, Entry, PictureDigest]] = self.last_with.get(digest.pixels, ())
+        path = str(entry.picture_path)
+        here = [item for item in earlier if item[0] == part]
+        for other_part, other, other_digest in earlier:
+            if other_part != part:
+                what = (
+                    f"{_same(digest, other_digest)} {path} of {part}, so what {part} measures "
+                    f"is too good"
+                )
+                yield Finding(
+                    "picture-leaked", str(other.picture_path), what, other_part, other.name
+                )
+        if here:
+            _, other, other_digest = here[0]
+            alike = digest.objects == other_digest.objects
+            yield Finding(
+                "picture-doubled" if alike else "picture-contradicted",
+                path,
+                f"{_same(digest, other_digest)} {other.picture_path}, annotated "
+                f"{'alike' if alike else 'differently'}",
+                part,
+                entry.name,
+            )
+        self.last_with[digest.pixels] = (*here, (part, entry, digest))
+
+
+def _same(digest: PictureDigest, other: PictureDigest) -> str:
+    return "same file as" if digest.content == other.content else "same pixels as"

@@ -1,0 +1,108 @@
+"""Pictures that a file names (COCO JSON, CSV, YOLO lists): where they lie, and what they are called here."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from appliance import storage
+from appliance.annotations.formats.listing import Listing, base_name, stem
+from appliance.annotations.formats.parts import PARTS, words_of
+from appliance.errors import StorageError
+
+PICTURE_FOLDERS = ("images", "JPEGImages")
+
+
+class PictureFinder:
+    """Looks in the usual places: beside the file, in `images/`, in the folder of the part it speaks of
+    (`train2017/`, `images/train/`), and the same one folder up; a name that is not found is tried without
+    its leading folders, for they are often those of another machine.
+
+    Args:
+        annotation_path: The file that names the pictures.
+    """
+
+    def __init__(self, annotation_path: str) -> None:
+        words = words_of(PurePosixPath(base_name(annotation_path)).stem)
+        special = (*words, *(f"images/{word}" for word in words))
+        self._root = parent_of(annotation_path) or "."
+        self._listed: dict[str, dict[str, str]] = {}
+        above = parent_of(self._root)
+        self._places = [(self._root, ("", *special, "images"))]
+        if above is not None:
+            self._places.append((above, (*special, *PICTURE_FOLDERS, "")))
+
+    def find(self, file_name: str) -> str | None:
+        """Where the picture lies, None if nowhere."""
+        if storage.is_remote(file_name):
+            return file_name
+        local = not storage.is_remote(self._root)
+        if local and os.path.isabs(file_name) and os.path.isfile(file_name):
+            return file_name
+        name = plain_name(file_name)
+        while name:
+            for root, folders in self._places:
+                for folder in folders:
+                    path = self._file(root, f"{folder}/{name}" if folder else name)
+                    if path is not None:
+                        return path
+            name = name.partition("/")[2]
+        return None
+
+    def _file(self, root: str, name: str) -> str | None:
+        if not storage.is_remote(root):
+            path = storage.join(str(storage.local_path(root)), name) if root != "." else name
+            return path if os.path.isfile(path) else None
+        if root not in self._listed:
+            try:
+                self._listed[root] = Listing.of(root).files
+            except StorageError:  # above the data, where one may not be allowed to look
+                self._listed[root] = {}
+        return self._listed[root].get(name)
+
+
+def plain_name(file_name: str) -> str:
+    """A file name as it is found on any machine: forward slashes, no drive, nothing above the folder."""
+    name = file_name.partition("://")[2] if storage.is_remote(file_name) else file_name
+    name = re.sub(r"^[A-Za-z]:", "", name.strip().replace("\\", "/"))
+    parts = posixpath.normpath(name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
+
+
+def entry_names(file_names: Sequence[str]) -> dict[str, str]:
+    """File name -> name of the entry: unique, below the folder of pictures, without extension.
+
+    Leading folders that all share and that only say "pictures" or name a part are left out. Two pictures
+    that differ in their extension only keep it.
+    """
+    names = {file_name: plain_name(file_name) for file_name in file_names}
+    while names and (folder := _shared_folder(names.values())) is not None:
+        names = {file_name: name[len(folder) + 1 :] for file_name, name in names.items()}
+    uses = Counter(stem(name) for name in names.values())
+    return {
+        file_name: stem(name) if uses[stem(name)] == 1 else name
+        for file_name, name in names.items()
+    }
+
+
+def parent_of(path: str) -> str | None:
+    """The folder that something lies in; None above a bucket or the root."""
+    if not storage.is_remote(path):
+        if path in ("", "."):
+            return ".."
+        parent = os.path.dirname(path.rstrip("/"))
+        return None if parent == path else parent or "."
+    prefix, mark, options = path.partition("?")
+    scheme, _, rest = prefix.partition("://")
+    folder, slash, _ = rest.rstrip("/").rpartition("/")
+    return f"{scheme}://{folder}{mark}{options}" if slash and folder else None
+
+
+def _shared_folder(names: Iterable[str]) -> str | None:
+    folders = {name.partition("/")[0] if "/" in name else None for name in names}
+    folder = folders.pop() if len(folders) == 1 else None
+    return folder if folder in (*PICTURE_FOLDERS, *PARTS) or words_of(folder or "") else None

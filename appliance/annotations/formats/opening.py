@@ -1,0 +1,292 @@
+"""Which format annotated pictures are written in, and the one way to open them.
+
+- `voc`: Pascal VOC, one XML per picture (`voc_folder`)
+- `coco`: COCO, one JSON for many pictures (`coco_json`)
+- `yolo`: YOLO, one text file per picture (`yolo_folder`)
+- `csv`: one table (`csv_table`)
+
+Data may be divided into parts: folders `train/`, `val/`, `valid/`, `test/`, or files that are named after
+them. `DATA#train` is an address of a part, wherever an address is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from appliance import storage
+from appliance.annotations.formats import parts as part_names
+from appliance.annotations.formats.coco_json import open_coco
+from appliance.annotations.formats.csv_table import has_header, open_csv
+from appliance.annotations.formats.listing import Listing, ending
+from appliance.annotations.formats.parts import PARTS, part_of
+from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY, open_voc
+from appliance.annotations.formats.yolo_folder import (
+    find_yaml,
+    has_labels,
+    open_yolo,
+    yaml_parts,
+    yolo_parts,
+)
+from appliance.annotations.source import AnnotationSource, FormatName
+from appliance.errors import ConfigError, DatasetError, StorageError
+
+_FORMAT_OF_FILE: Mapping[str, FormatName] = {
+    ".json": "coco",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".yaml": "yolo",
+    ".yml": "yolo",
+    ".txt": "yolo",
+}
+_LOOKED_FOR = (
+    "Pascal VOC (XML files in Annotations/ or beside the pictures), "
+    "COCO (a .json in the folder, in annotations/ or in train/), "
+    "YOLO (data.yaml, or text files in labels/ or beside the pictures) or "
+    "CSV (a .csv in the folder or in train/)"
+)
+# What lies in COCO's annotations/ beside the boxes.
+_OTHER_COCO_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    format: FormatName | Literal["auto"] = "auto",
+    *,
+    part: str | None = None,
+    annotations_dir: str = ANNOTATIONS_DIR,
+    image_subdirectory: str = IMAGE_SUBDIRECTORY,
+) -> AnnotationSource:
+    """Lists annotated pictures; what each annotation says is read from the entries, one at a time.
+
+    Args:
+        path: A folder, or the file with the annotations (`.json`, `.csv`, `data.yaml`); local or in an
+            object store.
+        format: How it is written, or `auto` to find out.
+        part: `train`, `val`, `valid` or `test` of divided data; `val` finds `valid` too. None takes data
+            that is not divided, or has one part only.
+        annotations_dir: Pascal VOC: the subfolder with XML files.
+        image_subdirectory: Pascal VOC: the subfolder with pictures.
+
+    Raises:
+        StorageError: There is nothing.
+        DatasetError: No format or more than one fits, there is no such part, or the data is divided and
+            no part is named; or what the readers of the formats refuse.
+        ConfigError: There is no such format.
+    """
+    root, named = _split(os.fspath(path))
+    part = part or named
+    kind = _checked(format) if format != "auto" else detect_format(root)
+    if (
+        kind == "voc"
+        and part is None
+        and (annotations_dir, image_subdirectory)
+        != (
+            ANNOTATIONS_DIR,
+            IMAGE_SUBDIRECTORY,
+        )
+    ):
+        return open_voc(root, annotations_dir, image_subdirectory)
+    found = _parts(root, kind)
+    if part is not None:
+        place = part_names.pick(found, part, where=root)
+    elif len(found) > 1:
+        raise DatasetError(
+            "The data is divided into parts",
+            where=root,
+            got=", ".join(found),
+            expected="one of them",
+            hint=f"Give {root}#{next(iter(found))}",
+        )
+    else:
+        place = next(iter(found.values()), root)
+    if kind == "voc":
+        return open_voc(place, annotations_dir, image_subdirectory)
+    return _OPEN[kind](place)
+
+
+def detect_format(path: str | os.PathLike[str]) -> FormatName:
+    """Which format a folder or file is written in, from the names of the files.
+
+    Only where the names fit several formats are files opened to tell them apart.
+
+    Raises:
+        StorageError: There is nothing.
+        DatasetError: No format fits, or more than one.
+    """
+    root, _ = _split(os.fspath(path))
+    by_name = _FORMAT_OF_FILE.get(_ending(root))
+    if by_name is not None:
+        return by_name
+    listing = Listing.of(root)
+    signs = {kind: sign for kind, find in _SIGNS.items() if (sign := find(listing)) is not None}
+    if len(signs) > 1:
+        confirmed = {kind: sign for kind, sign in signs.items() if _CONFIRM[kind](listing, sign)}
+        signs = confirmed or signs
+    if len(signs) > 1:
+        raise DatasetError(
+            "The data fits several formats",
+            where=root,
+            got=" and ".join(f"{kind} ({sign})" for kind, sign in signs.items()),
+            expected="one",
+            hint="Name the format",
+        )
+    if not signs:
+        pictures = len(listing.pictures())
+        raise DatasetError(
+            "No annotations found",
+            where=root,
+            got=f"{pictures} pictures without annotations" if pictures else "no pictures either",
+            expected=_LOOKED_FOR,
+        )
+    return next(iter(signs))
+
+
+def parts_of(
+    path: str | os.PathLike[str], format: FormatName | Literal["auto"] = "auto"
+) -> dict[str, str]:
+    """The parts that data is divided into.
+
+    Args:
+        path: As `open_source` takes it.
+        format: How it is written, or `auto` to find out.
+
+    Returns:
+        Name as it is on disk (`train`, `valid`, `val`, `validation` or `test`, in this order) -> address
+        that `open_source` takes. Empty where the data is not divided.
+
+    Raises:
+        StorageError: There is nothing.
+        DatasetError: No format fits, or more than one.
+    """
+    root, named = _split(os.fspath(path))
+    kind = _checked(format) if format != "auto" else detect_format(root)
+    return {} if named else {name: place for name, place in _parts(root, kind).items() if name}
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """Address and part of `DATA#part`."""
+    root, mark, part = path.rpartition("#")
+    if not mark or part not in PARTS:
+        return path, None
+    if not storage.is_remote(path) and storage.local_path(path).exists():
+        return path, None
+    return root, part
+
+
+def _checked(name: str) -> FormatName:
+    for known in get_args(FormatName):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise ConfigError(
+        "Unknown format", got=name, expected=f"auto, {', '.join(get_args(FormatName))}"
+    )
+
+
+def _ending(path: str) -> str:
+    return "" if _is_folder(path) else ending(path)
+
+
+def _is_folder(path: str) -> bool:
+    return not storage.is_remote(path) and storage.local_path(path).is_dir()
+
+
+def _parts(root: str, kind: FormatName) -> dict[str, str]:
+    """Part -> place; under the name "" a place that is all of the data."""
+    if _ending(root) in (".yaml", ".yml"):
+        return yaml_parts(root)
+    if _ending(root) in _FORMAT_OF_FILE:
+        if not storage.is_remote(root) and not storage.local_path(root).is_file():
+            raise StorageError("No such file", where=root, hint="Check the path of the data")
+        return {}
+    return _PARTS_OF[kind](Listing.of(root))
+
+
+def _voc_parts(listing: Listing) -> dict[str, str]:
+    annotations = listing.under("", (".xml",))
+    folders = (ANNOTATIONS_DIR, ANNOTATIONS_DIR.lower())
+    if any("/" not in name for name in annotations) or any(map(listing.has_folder, folders)):
+        return {}  # what lies at the top would be in no part
+    annotated = {name.partition("/")[0] for name in annotations}
+    return {part: storage.join(listing.root, part) for part in PARTS if part in annotated}
+
+
+def _files_of_parts(listing: Listing, names: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        folder = PurePosixPath(name).parts[0]
+        part = folder if folder in PARTS else part_of(PurePosixPath(name).stem)
+        if part is not None and part not in found:
+            found[part] = listing.files[name]
+    if not found and len(names) == 1:
+        return {"": listing.files[names[0]]}
+    if not found or len(found) < len(names):
+        raise DatasetError(
+            "Several files hold annotations",
+            where=listing.root,
+            got=", ".join(names),
+            expected="one, or one for each of train, val and test",
+            hint="Give the path of the file",
+        )
+    return part_names.in_order(found)
+
+
+def _candidates(listing: Listing, endings: tuple[str, ...], folders: tuple[str, ...]) -> list[str]:
+    """Files at the top, in one of `folders`, or in the folder of a part."""
+    places = {"", *folders, *PARTS, *(f"{part}/{folder}" for part in PARTS for folder in folders)}
+    return [name for name in listing.under("", endings) if (name.rpartition("/")[0] in places)]
+
+
+def _coco_files(listing: Listing) -> list[str]:
+    names = [
+        name
+        for name in _candidates(listing, (".json",), ("annotations",))
+        if not PurePosixPath(name).name.startswith(_OTHER_COCO_TASKS)
+    ]
+    instances = [name for name in names if PurePosixPath(name).name.startswith("instances_")]
+    return instances or names
+
+
+def _csv_files(listing: Listing) -> list[str]:
+    return _candidates(listing, (".csv", ".tsv"), ())
+
+
+def _yolo_sign(listing: Listing) -> str | None:
+    yaml_path = find_yaml(listing)
+    return PurePosixPath(yaml_path).name if yaml_path is not None else has_labels(listing)
+
+
+def _first(names: Mapping[str, str] | list[str]) -> str | None:
+    return next(iter(names), None)
+
+
+_OPEN: Mapping[FormatName, Callable[[str], AnnotationSource]] = {
+    "coco": open_coco,
+    "yolo": open_yolo,
+    "csv": open_csv,
+}
+_PARTS_OF: Mapping[FormatName, Callable[[Listing], dict[str, str]]] = {
+    "voc": _voc_parts,
+    "coco": lambda listing: _files_of_parts(listing, _coco_files(listing)),
+    "yolo": yolo_parts,
+    "csv": lambda listing: _files_of_parts(listing, _csv_files(listing)),
+}
+_SIGNS: Mapping[FormatName, Callable[[Listing], str | None]] = {
+    "voc": lambda listing: _first(listing.under("", (".xml",))),
+    "coco": lambda listing: _first(_coco_files(listing)),
+    "yolo": _yolo_sign,
+    "csv": lambda listing: _first(_csv_files(listing)),
+}
+_CONFIRM: Mapping[FormatName, Callable[[Listing, str], bool]] = {
+    "voc": lambda listing, sign: b"<annotation" in storage.read_bytes(listing.files[sign]),
+    "coco": lambda listing, sign: _mentions(listing.files[sign], b'"images"', b'"annotations"'),
+    "yolo": lambda listing, sign: has_labels(listing) is not None,
+    "csv": lambda listing, sign: has_header(storage.read_bytes(listing.files[sign])),
+}
+
+
+def _mentions(path: str, *words: bytes) -> bool:
+    data = storage.read_bytes(path)
+    return all(word in data for word in words)

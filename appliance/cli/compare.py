@@ -1,0 +1,144 @@
+"""`appliance compare`: is model B better than model A, and where?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from appliance.cli.detecting import (
+    DataFormat,
+    FormatOption,
+    IouOption,
+    LabelsOption,
+    Where,
+    WorkersOption,
+    is_predictions,
+    labels_of_model,
+    make_detections,
+    read_detections,
+    split_labels,
+)
+from appliance.cli.options import AddressOption, Json, Quiet
+from appliance.cli.tables import print_json, print_table
+from appliance.errors import ConfigError
+
+if TYPE_CHECKING:
+    from appliance.detections import Detections
+    from appliance.evaluation.metrics.paired import Difference, ModelComparison
+    from appliance.labels import LabelMap
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Model file, or detections (.json).")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Model file, or detections (.json).")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Annotated pictures.")],
+    data_format: FormatOption = DataFormat.AUTO,
+    labels: LabelsOption = None,
+    iou: IouOption = 0.5,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="How often the pictures are drawn anew.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal intervals.")] = 0,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Say whether B is better than A, for each label, by a paired bootstrap over the pictures.
+
+    Example: appliance compare old.safetensors new.safetensors data/test
+    """
+    if not 0 < iou <= 1:
+        raise ConfigError("--iou is out of range", got=iou, expected="above 0, up to 1")
+    from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.evaluation.evaluate import ground_truth_of
+    from appliance.evaluation.metrics.paired import compare_detections
+    from appliance.evaluation.predictions import CocoIds
+    from appliance.labels import LabelMap
+
+    known = {path: labels_of_model(path) for path in (a, b) if not is_predictions(path)}
+    # What only one model knows the other never finds: that is part of the comparison.
+    names = list(dict.fromkeys(name for labels in known.values() for name in labels))
+    dataset = ObjectDetectionDataset.read(
+        data, format=data_format.value, labels=names or split_labels(labels)
+    )
+    ids = CocoIds.of(dataset.images)
+
+    def found_by(path: str) -> list[Detections]:
+        if path not in known:
+            return list(read_detections(path, dataset, ids))
+        found, _ = make_detections(path, dataset, Where(address, workers, quiet=quiet))
+        return _renumbered(found, LabelMap.of(known[path]), dataset.label_map)
+
+    result = compare_detections(
+        [ground_truth_of(image, dataset.label_map) for image in dataset.images],
+        found_by(a),
+        found_by(b),
+        dataset.label_map,
+        resamples=resamples,
+        seed=seed,
+        iou_threshold=iou,
+    )
+    if json:
+        print_json(_document(result))
+        return
+    columns = ("label", "AP of A", "AP of B", "difference", "from", "to", "B is")
+    rows = [_row(label, found) for label, found in result.per_label.items()]
+    print_table(columns, [*rows, _row("all (mAP)", result.map)])
+    print(_sentence(result))
+
+
+def _renumbered(found: Sequence[Detections], own: LabelMap, common: LabelMap) -> list[Detections]:
+    """The same detections with the class ids of another label map."""
+    import numpy as np
+
+    ids = np.array([0, *(common.id_of(name) for name in own.names)], np.int64)
+    return [replace(one, class_ids=ids[one.class_ids]) for one in found]
+
+
+def _row(label: str, found: Difference) -> tuple[Any, ...]:
+    interval = found.interval
+    differences = (
+        found.difference,
+        None if interval is None else interval.low,
+        None if interval is None else interval.high,
+    )
+    verdict = None if found.verdict == "no difference shown" else found.verdict
+    return label, found.ap_a, found.ap_b, *map(_signed, differences), verdict
+
+
+def _signed(difference: float | None) -> str | None:
+    return None if difference is None else f"{difference:+.3f}"
+
+
+def _sentence(result: ModelComparison) -> str:
+    whole = result.map
+    named = {
+        verdict: [name for name, found in result.per_label.items() if found.verdict == verdict]
+        for verdict in ("better", "worse")
+    }
+    said = {
+        "better": "B is better than A",
+        "worse": "B is worse than A",
+        "no difference shown": "These pictures show no difference between A and B",
+    }
+    figures = f"mAP@{result.iou_threshold:g} {whole.ap_a:.3f} and {whole.ap_b:.3f}"
+    if whole.interval is not None:
+        figures += (
+            f", difference {whole.difference:+.3f} with a {100 * result.level:.0f} % interval from "
+            f"{whole.interval.low:+.3f} to {whole.interval.high:+.3f}"
+        )
+    labels = "; ".join(
+        f"{verdict} on {', '.join(names)}" for verdict, names in named.items() if names
+    )
+    return (
+        f"{said[whole.verdict]}: {figures}, over {result.num_images:,} pictures"
+        f"{f'; {labels}' if labels else ''}."
+    )
+
+
+def _document(result: ModelComparison) -> dict[str, Any]:
+    return {**asdict(result), "verdict": result.verdict, "sentence": _sentence(result)}
