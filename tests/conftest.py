@@ -1,4 +1,4 @@
-"""What the tests share: one Ray cluster a session, one tiny model file, the optional shared data."""
+"""What the tests share: one Ray cluster a session, object stores, one tiny model file, the optional shared data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from object_stores import gs_host, gs_uri, s3_host, s3_uri  # noqa: F401 - fixtures
 
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.annotations.samples.scenes import make_sample_dataset

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from appliance.cli import main as cli
+from appliance.model import model_file
 
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 
@@ -86,17 +87,21 @@ def test_train_and_score_on_ray(
     shutil.copytree(tiny_scenes_dir / "test" / "JPEGImages", pictures)
     (pictures / "broken.jpg").write_bytes(b"no picture")
     model = tmp_path / "m.safetensors"
+    settings = tmp_path / "train.yaml"
+    settings.write_text("mosaic: 1.0\nsteps: 7\n")  # flags win
     monkeypatch.chdir(tiny_scenes_dir)  # relative paths mean the user's folder, not a worker's
     assert (
         run_app(
             monkeypatch,
             *("train", "train", "--out", model, "--run-dir", tmp_path / "run"),
             *("--init", os.path.relpath(tiny_model_path), "--steps", 2, "--json"),
+            *("--config", settings),
         )
         == 0
     )
     trained = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (trained["steps"], trained["images"], trained["model"]) == (2, 6, str(model))
+    assert model_file.load(str(model)).info.training["mosaic"] == 1.0
     score = ("score", model, pictures, tmp_path / "scores", "--quiet")
     assert run_app(monkeypatch, *score, "--json") == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -114,6 +119,7 @@ def test_train_and_score_on_ray(
         (["train", "nowhere"], "error: No such dataset folder"),
         (["train", "nowhere", "--resume"], "error: --resume needs the folder of the run"),
         (["data", "stats", "nowhere"], "error: No such dataset folder"),
+        (["train", "nowhere", "--config", "missing.yaml"], "error: Cannot read the file"),
         (["evaluate", "nowhere.safetensors", "x"], "error: Cannot read the file"),
         (["score", "nowhere.safetensors", "nowhere", "out"], "error: "),
         (["serve", "nowhere.safetensors"], "error: Cannot read the file: nowhere.safetensors"),

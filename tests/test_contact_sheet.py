@@ -6,10 +6,10 @@ from factories import encoded, picture
 from PIL import Image
 from planted_defects import EGG, add, annotate, plant_sound_pictures
 
-from appliance.annotations.contact_sheet import draw_sheet, save_sheet
+from appliance.annotations.contact_sheet import draw_sheet
 from appliance.annotations.formats.opening import open_source
 from appliance.errors import ConfigError, DatasetError, LabelError, StorageError
-from appliance.images.drawing import colour_of
+from appliance.images.drawing import colour_of, save_picture
 
 
 def sheet_of(folder, **wishes):
@@ -140,13 +140,13 @@ def test_mistakes(shelf, tmp_path):
 def test_sheets_are_saved_as_their_name_says(shelf, tmp_path):
     sheet = sheet_of(shelf)
     for name, kind in (("a.png", "PNG"), ("new/b.JPG", "JPEG")):
-        save_sheet(sheet, tmp_path / name)
+        save_picture(sheet.picture, tmp_path / name)
         with Image.open(tmp_path / name) as saved:
             assert (saved.format, saved.size) == (kind, sheet.picture.size)
-    with pytest.raises(ConfigError, match=r"expected a name that ends in .png or .jpg"):
-        save_sheet(sheet, tmp_path / "c.gif")
+    with pytest.raises(StorageError, match=r"End the name in .png or .jpg"):
+        save_picture(sheet.picture, tmp_path / "c.gif")
     with pytest.raises(StorageError, match="Cannot write"):
-        save_sheet(sheet, tmp_path / "a.png" / "d.png")
+        save_picture(sheet.picture, tmp_path / "a.png" / "d.png")
 
 
 def test_data_without_objects(tmp_path):

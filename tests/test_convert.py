@@ -5,7 +5,7 @@ import random
 import pytest
 import typer
 from factories import encoded, picture
-from object_stores import BUCKET, s3_host  # noqa: F401
+from object_stores import BUCKET
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -197,7 +197,7 @@ def test_boxes_stay_in_place_in_turned_pictures(tmp_path, target, tool_applies_e
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_object_store(tmp_path, s3_host, monkeypatch, kind):  # noqa: F811
+def test_object_store(tmp_path, s3_host, monkeypatch, kind):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     options = f"?endpoint_override={s3_host}&scheme=http&region=us-east-1"

@@ -135,6 +135,174 @@ def test_greys_of_every_depth_become_rgb(stored, image_format, shown):
     np.testing.assert_array_equal(decoded, np.array([[(value,) * 3 for value in shown]]))
 
 
+def tiff(
+    pixels: bytes, *, size_wh, bits, photometric: int, sample_format: int = 1, order: str = "<"
+) -> bytes:
+    """A TIFF of one uncompressed strip, written by hand."""
+    width, height = size_wh
+    samples = len(bits)
+    tags = [
+        (256, 4, [width]),
+        (257, 4, [height]),
+        (258, 3, bits),
+        (259, 3, [1]),
+        (262, 3, [photometric]),
+        (273, 4, [8]),  # the strip follows the header
+        (277, 3, [samples]),
+        (278, 4, [height]),
+        (279, 4, [len(pixels)]),
+        (339, 3, [sample_format] * samples),
+    ]
+    outside = b""
+    directory = struct.pack(f"{order}H", len(tags))
+    begin = 8 + len(pixels) + len(pixels) % 2
+    for tag, kind, values in tags:
+        packed = struct.pack(f"{order}{len(values)}{'HI'[kind - 3]}", *values)
+        if len(packed) > 4:
+            address = begin + 2 + 12 * len(tags) + 4 + len(outside)
+            outside += packed
+            packed = struct.pack(f"{order}I", address)
+        directory += struct.pack(f"{order}HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    padding = b"\0" * (len(pixels) % 2)
+    return (
+        mark + struct.pack(f"{order}I", begin) + pixels + padding + directory + bytes(4) + outside
+    )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("bits", "photometric", "stored", "shown"),
+    [
+        ([16], 1, [0, 25700, 65535], [(0,) * 3, (100,) * 3, WHITE]),
+        ([16] * 3, 2, [65535, 0, 0, 0, 25700, 65535], [RED, (0, 100, 255)]),
+        ([8] * 3, 2, [255, 0, 0, 0, 100, 255], [RED, (0, 100, 255)]),
+        # Ink, not light: no ink is white, and cyan ink takes the red away.
+        ([8] * 4, 5, [0, 0, 0, 0, 255, 0, 0, 0], [WHITE, (0, 255, 255)]),
+        ([8] * 4, 5, [0, 0, 0, 255, 0, 255, 255, 0], [(0, 0, 0), RED]),
+        ([8], 0, [0, 155, 255], [WHITE, (100,) * 3, (0, 0, 0)]),  # white is zero
+    ],
+)
+def test_tiffs_written_by_hand(bits, photometric, stored, shown, order):
+    code = "H" if bits[0] == 16 else "B"
+    pixels = struct.pack(f"{order}{len(stored)}{code}", *stored)
+    data = tiff(pixels, size_wh=(len(shown), 1), bits=bits, photometric=photometric, order=order)
+    np.testing.assert_array_equal(decode(data), [shown])
+
+
+@pytest.mark.parametrize(("photometric", "one"), [(0, 0), (1, 255)])
+def test_scans_of_one_bit(photometric, one):
+    data = tiff(bytes([0b10100000]), size_wh=(4, 1), bits=[1], photometric=photometric)
+    zero = 255 - one
+    np.testing.assert_array_equal(
+        decode(data), [[(one,) * 3, (zero,) * 3, (one,) * 3, (zero,) * 3]]
+    )
+
+
+def test_tiffs_in_luma_and_chroma():
+    # Luma and chroma of red, green and blue by the formula of the standard (ITU-R BT.601).
+    levels = [(76, 85, 255), (150, 44, 21), (29, 255, 107)]
+    data = tiff(
+        bytes(value for level in levels for value in level),
+        size_wh=(3, 1),
+        bits=[8] * 3,
+        photometric=6,
+    )
+    shown = decode(data).astype(int)
+    np.testing.assert_allclose(shown, [[RED, GREEN, BLUE]], atol=3)
+    compressed = Image.new("YCbCr", (32, 32), (76, 85, 255))
+    red = decode(factories.encoded(compressed, "TIFF", compression="jpeg")).astype(int)
+    np.testing.assert_allclose(red, np.broadcast_to(RED, (32, 32, 3)), atol=3)
+
+
+def test_cmyk_tiffs_keep_their_colours():
+    image = Image.fromarray(colored(STORED)).convert("CMYK")
+    for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate"):
+        shown = decode(factories.encoded(image, "TIFF", compression=compression))
+        np.testing.assert_array_equal(shown, colored(STORED))
+
+
+def png(pixels: bytes, *, size_wh, bit_depth: int, color_type: int, **chunks: bytes) -> bytes:
+    """A PNG of unfiltered rows, written by hand."""
+    width, height = size_wh
+    row = len(pixels) // height
+    rows = b"".join(b"\0" + pixels[row * y : row * (y + 1)] for y in range(height))
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, color_type, 0, 0, 0)
+    parts = {"IHDR": header, **chunks, "IDAT": zlib.compress(rows), "IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data))
+        + name.encode()
+        + data
+        + struct.pack(">I", zlib.crc32(name.encode() + data))
+        for name, data in parts.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("color_type", "stored", "shown"),
+    [
+        (0, [0, 25700, 65535], [(0,) * 3, (100,) * 3, WHITE]),
+        (2, [65535, 0, 0, 0, 25700, 65535], [RED, (0, 100, 255)]),
+        (4, [25700, 65535, 25700, 0], [(100,) * 3, WHITE]),
+        (6, [65535, 0, 0, 65535, 65535, 0, 0, 0], [RED, WHITE]),
+        (6, [65535, 0, 0, 32896], [(255, 127, 127)]),
+    ],
+)
+def test_pngs_of_16_bits(color_type, stored, shown):
+    pixels = struct.pack(f">{len(stored)}H", *stored)
+    data = png(pixels, size_wh=(len(shown), 1), bit_depth=16, color_type=color_type)
+    np.testing.assert_array_equal(decode(data), [shown])
+
+
+def test_palettes_with_an_alpha_for_each_entry():
+    data = png(
+        bytes([0, 1, 2, 3]),
+        size_wh=(4, 1),
+        bit_depth=8,
+        color_type=3,
+        PLTE=bytes([*RED, *RED, *BLUE, *GREEN]),
+        tRNS=bytes([255, 128, 0]),  # further entries are opaque
+    )
+    np.testing.assert_array_equal(decode(data), [[RED, (255, 127, 127), WHITE, GREEN]])
+    packed = png(
+        bytes([0b00011011]),
+        size_wh=(4, 1),
+        bit_depth=2,
+        color_type=3,
+        PLTE=bytes([*RED, *GREEN, *BLUE, *WHITE]),
+    )
+    np.testing.assert_array_equal(decode(packed), [[RED, GREEN, BLUE, WHITE]])
+
+
+def test_the_colour_that_a_png_names_as_transparent_becomes_white():
+    data = png(
+        bytes([*RED, *BLUE]),
+        size_wh=(2, 1),
+        bit_depth=8,
+        color_type=2,
+        tRNS=struct.pack(">HHH", *BLUE),
+    )
+    np.testing.assert_array_equal(decode(data), [[RED, WHITE]])
+
+
+@pytest.mark.parametrize("image_format", ["WEBP", "TIFF"])
+def test_alpha_is_composed_on_white_in_other_formats_too(image_format):
+    rgba = np.array([[(255, 0, 0, 255), (255, 0, 0, 128), (9, 9, 9, 0)]], np.uint8)
+    lossless = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    data = factories.encoded(Image.fromarray(rgba), image_format, **lossless)
+    np.testing.assert_array_equal(decode(data), [[RED, (255, 127, 127), WHITE]])
+
+
+@pytest.mark.parametrize("image_format", ["TIFF", "WEBP", "MPO"])
+def test_of_several_pages_the_first_counts(image_format):
+    pages = [Image.new("RGB", (16, 8), color) for color in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    data = factories.encoded(
+        pages[0], image_format, save_all=True, append_images=pages[1:], **options
+    )
+    np.testing.assert_allclose(decode(data).astype(int), np.broadcast_to(RED, (8, 16, 3)), atol=3)
+
+
 def test_of_an_animated_gif_the_first_frame_counts():
     frames = [Image.new("RGB", (8, 6), color) for color in (RED, GREEN, BLUE)]
     data = factories.encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -1,3 +1,4 @@
+import io
 import json
 
 import pandas as pd
@@ -5,6 +6,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
+from appliance import storage
 from appliance.errors import StorageError
 from appliance.on_ray.scores_folder import (
     MANIFEST,
@@ -24,11 +26,11 @@ def record(image_uri):
 
 def write_part(folder, index, image_uris):
     table = records_to_table(record(uri) for uri in image_uris)
-    uri = folder.part_uri(index)
-    pyarrow.parquet.write_table(table, uri)
-    with open(uri, "rb") as stream:
-        size_bytes = len(stream.read())
-    return Part(f"parts/{folder.part_name(index)}", len(image_uris), size_bytes)
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    storage.write_bytes(folder.part_uri(index), buffer.getvalue())
+    name = f"parts/{folder.part_name(index)}"
+    return Part(name, len(image_uris), len(buffer.getvalue()))
 
 
 def manifest_of(folder, parts):
@@ -48,6 +50,14 @@ def test_records_come_back_in_the_order_of_the_parts(tmp_path):
     write_job(tmp_path / "out", names)
     assert read_records(tmp_path / "out") == [record(name) for name in names]
     assert open_dataset(tmp_path / "out").count_rows() == 5
+
+
+def test_scores_may_lie_in_an_object_store(s3_uri):
+    names = ["b.jpg", "a.jpg"]
+    write_job(f"{s3_uri}/out", names)
+    assert read_records(f"{s3_uri}/out") == [record(name) for name in names]
+    with pytest.raises(StorageError, match="The output exists already"):
+        ScoresFolder.create(f"{s3_uri}/out")
 
 
 def test_a_running_job_is_invisible(tmp_path):

@@ -14,14 +14,15 @@ from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ConfigError, DatasetError, NonFiniteLossError, StorageError
 from appliance.labels import LabelMap
 from appliance.model.predictor import resize
-from appliance.model.spec import ModelSpec
 from appliance.training import checkpoint as checkpoints
-from appliance.training.augmentation import augment
 from appliance.training.config import TrainingConfig
 from appliance.training.data import BatchLoader, Share, batch_indices
 from appliance.training.engine import learning_rate_at
+from appliance.training.monitor import read_metrics
 from appliance.training.plan import TrainingPlan, plan_training
 from appliance.training.run import train_here, train_share
+
+STILL = TrainingConfig(flip=0.0, scale_jitter=0.0, colour_jitter=0.0)
 
 
 def test_every_picture_comes_once_a_pass_and_order_depends_on_the_seed_alone() -> None:
@@ -71,6 +72,14 @@ def test_stages_replace_the_cycle() -> None:
         {"learning_rate": math.nan},
         {"momentum": 1.0},
         {"flip": 1.5},
+        {"flip_vertical": -0.1},
+        {"crop": 2},
+        {"crop_smallest": 0},
+        {"rotate_degrees": 46},
+        {"min_visible": 1.1},
+        {"hue_jitter": 0.6},
+        {"blur": -1},
+        {"mosaic": math.nan},
         {"weight_decay": -1.0},
         {"frozen_stages": 4},
         {"optimizer": "lion"},
@@ -86,67 +95,6 @@ def test_settings_out_of_range_are_named(wrong: dict) -> None:
 def test_settings_survive_json() -> None:
     config = TrainingConfig(steps=5, learning_rate_stages=((3, 0.5),))
     assert TrainingConfig.from_json(config.to_json()) == config
-
-
-class TestAugment:
-    """Boxes follow their pixels through every change."""
-
-    spec = ModelSpec.of(LabelMap(("a",)), shorter_side_px=64, longer_side_px=64)
-    still = TrainingConfig(flip=0.0, scale_jitter=0.0, colour_jitter=0.0)
-    # A red rectangle on black, x 8..24 and y 16..40 of 64 x 64.
-    box = np.array([[8, 16, 24, 40]], np.float32)
-
-    def changed(self, config: TrainingConfig, seed: int = 0, boxes: np.ndarray | None = None):
-        pixels = torch.zeros(3, 64, 64, dtype=torch.uint8)
-        pixels[0, 16:40, 8:24] = 255
-        rng = np.random.default_rng(seed)
-        given = self.box if boxes is None else boxes
-        return augment(pixels, given, (64, 64), self.spec, config, rng)
-
-    def test_nothing_changes_when_nothing_is_asked(self) -> None:
-        sample, boxes, kept = self.changed(self.still)
-        assert boxes.tolist() == self.box.tolist()
-        assert kept.tolist() == [True]
-        assert sample[0, 20, 10] == 255
-        assert sample[0, 0, 0] == 0
-
-    def test_a_flip_moves_the_box_with_its_pixels(self) -> None:
-        sample, boxes, _ = self.changed(replace(self.still, flip=1.0))
-        assert boxes.tolist() == [[40, 16, 56, 40]]
-        assert sample[0, 16:40, 40:56].min() == 255
-        assert sample[0, :, :40].max() == 0
-
-    @pytest.mark.parametrize("seed", range(8))
-    def test_scale_and_crop_keep_the_box_on_its_pixels(self, seed: int) -> None:
-        sample, boxes, kept = self.changed(replace(self.still, scale_jitter=0.2), seed)
-        assert kept.tolist() == [True]
-        ys, xs = torch.nonzero(sample[0] > 127, as_tuple=True)
-        x1, y1, x2, y2 = boxes[0]
-        assert [x1, y1] == pytest.approx([xs.min().item(), ys.min().item()], abs=1)
-        assert [x2, y2] == pytest.approx([xs.max().item() + 1, ys.max().item() + 1], abs=1)
-
-    def test_colours_change_and_boxes_do_not(self) -> None:
-        sample, boxes, _ = self.changed(replace(self.still, colour_jitter=0.5), 3)
-        assert boxes.tolist() == self.box.tolist()
-        assert 0 < sample[0, 20, 10] != 255
-        assert sample.min() >= 0
-        assert sample.max() <= 255
-
-    def test_boxes_mostly_cut_off_are_dropped(self) -> None:
-        config = replace(self.still, scale_jitter=0.9)
-        corners = np.array([[0, 0, 6, 6], [58, 0, 64, 6], [0, 58, 6, 64], [58, 58, 64, 64]])
-        lost = 0
-        for seed in range(10):
-            sample, boxes, kept = self.changed(config, seed, corners.astype(np.float32))
-            assert len(boxes) == kept.sum()
-            lost += int((~kept).sum())
-            assert (boxes[:, 2:] <= [sample.shape[2], sample.shape[1]]).all()
-        assert lost > 0
-
-    def test_a_picture_without_objects_stays_one(self) -> None:
-        _, boxes, kept = self.changed(TrainingConfig(), 1, np.zeros((0, 4), np.float32))
-        assert boxes.shape == (0, 4)
-        assert kept.shape == (0,)
 
 
 def test_a_picture_seen_again_and_again_is_learnt(tiny_scenes) -> None:
@@ -236,6 +184,50 @@ def test_pictures_without_objects_train(tiny_scenes) -> None:
     assert reports[0].losses["loss_box_reg"] == 0
 
 
+def test_a_picture_that_changed_its_size_is_named(tiny_scenes) -> None:
+    other = replace(tiny_scenes.images[0], size_hw=(7, 9))
+    with pytest.raises(DatasetError, match=r"has changed since .*expected 9x7"):
+        train_share(plan_for(tiny_scenes, steps=1), [other], device="cpu")
+
+
+def test_what_stands_for_a_crowd_is_not_learnt(tiny_scenes) -> None:
+    first = tiny_scenes.images[0]
+    crowd = np.arange(len(first)) == 1
+    batches = [
+        BatchLoader([image], tiny_scenes.label_map, plan_for(tiny_scenes).spec, STILL).batch(0)
+        for image in (first, replace(first, crowd=crowd))
+    ]
+    all_boxes, learnt = (batch.targets[0]["boxes"] for batch in batches)
+    torch.testing.assert_close(learnt, all_boxes[~crowd])
+    assert len(batches[1].targets[0]["labels"]) == len(first) - 1
+
+
+def test_mosaics_are_made_of_the_data_and_of_the_step_alone(tiny_scenes) -> None:
+    spec = plan_for(tiny_scenes).spec
+    mosaics = TrainingConfig(batch_size=2, mosaic=1.0)
+    loader = BatchLoader(tiny_scenes.images, spec.label_map, spec, mosaics)
+    batch, plain = (
+        BatchLoader(tiny_scenes.images, spec.label_map, spec, config).batch(3)
+        for config in (mosaics, TrainingConfig(batch_size=2))
+    )
+    objects = sum(len(target["boxes"]) for target in batch.targets)
+    assert objects > sum(len(target["boxes"]) for target in plain.targets)
+    assert batch.dropped > 0
+    loader.batch(1)
+    torch.testing.assert_close(loader.batch(3).pixels, batch.pixels)
+
+
+def test_dropped_objects_are_counted_to_the_end_of_the_run(tiny_scenes, tmp_path, caplog) -> None:
+    # Nothing that is cut at all is kept, and nearly everything is cut.
+    plan = plan_for(tiny_scenes, steps=3, batch_size=2, crop=1.0, crop_smallest=0.1, min_visible=1)
+    with caplog.at_level("INFO", "appliance"):
+        train_here(plan, tiny_scenes.images, tmp_path, device="cpu")
+    lines = read_metrics(tmp_path)
+    dropped, kept = (sum(line[key] for line in lines) for key in ("objects_dropped", "objects"))
+    assert dropped > 0
+    assert f"cut off {dropped} of {dropped + kept} objects" in caplog.text
+
+
 def test_a_picture_that_vanished_is_named(tiny_scenes) -> None:
     gone = replace(tiny_scenes.images[0], storage_path="nowhere/gone.jpg")
     with pytest.raises(StorageError, match=r"nowhere/gone\.jpg"):
@@ -254,7 +246,7 @@ def test_the_plan_decides_what_was_left_open(tiny_scenes) -> None:
 
 def test_cached_pictures_are_those_the_file_holds(tiny_scenes) -> None:
     spec = plan_for(tiny_scenes).spec
-    still = TrainingConfig(batch_size=2, flip=0.0, scale_jitter=0.0, colour_jitter=0.0)
+    still = replace(STILL, batch_size=2)
     cached = BatchLoader(tiny_scenes.images, spec.label_map, spec, still)
     uncached = BatchLoader(tiny_scenes.images, spec.label_map, spec, replace(still, cache_mb=0))
     cached.batch(0)

@@ -6,9 +6,7 @@ the pictures only those that are drawn.
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -143,24 +141,6 @@ def draw_sheet(
         tuple(tile.note for tile in tiles),
         {label: counts[label] for label in names},
     )
-
-
-def save_sheet(sheet: Sheet, path: str | os.PathLike[str]) -> None:
-    """Writes a sheet as the picture that the name asks for.
-
-    Raises:
-        ConfigError: The name ends neither in .png nor in .jpg.
-        StorageError: It cannot be written.
-    """
-    kinds = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-    kind = kinds.get(PurePath(os.fspath(path).partition("?")[0]).suffix.lower())
-    if kind is None:
-        raise ConfigError(
-            "Unknown kind of picture", got=path, expected="a name that ends in .png or .jpg"
-        )
-    buffer = io.BytesIO()
-    sheet.picture.save(buffer, kind, quality=90)
-    storage.write_bytes(path, buffer.getvalue())
 
 
 def _entries(part: str, source: AnnotationSource) -> Iterable[SheetEntry]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from appliance.cli.data_augment import augment
 from appliance.cli.data_check import (
     DataArgument,
     FormatOption,
@@ -21,6 +22,7 @@ from appliance.cli.tables import print_json
 app = typer.Typer(no_args_is_help=True, help="Make, check, see and convert annotated pictures.")
 app.command("check")(check)
 app.command("convert")(convert)
+app.command("augment")(augment)
 
 
 @app.command()
@@ -93,13 +95,14 @@ def show(
 
     Example: appliance data show fridge/ -o sheet.png --labels milk,egg
     """
-    from appliance.annotations.contact_sheet import draw_sheet, save_sheet
+    from appliance.annotations.contact_sheet import draw_sheet
     from appliance.annotations.formats.opening import open_source, parts_of
+    from appliance.images.drawing import save_picture
 
     places = parts_of(data, format_) or {"": data}
     sources = {part: open_source(place, format_) for part, place in places.items()}
     sheet = draw_sheet(
         sources, name_of(data), count=count, seed=seed, labels=names_in(labels), columns=columns
     )
-    save_sheet(sheet, out)
+    save_picture(sheet.picture, out)
     print(f"Wrote {out}")

@@ -12,6 +12,7 @@ import typer
 from appliance.cli.detecting import DataFormat, FormatOption
 from appliance.cli.options import AddressOption, Json, Quiet
 from appliance.cli.tables import print_json
+from appliance.cli.training_settings import ConfigOption, training_settings
 from appliance.model.spec import COMPACT
 
 
@@ -36,7 +37,9 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32 or bfloat16; default auto.")
+    ] = None,
     architecture: Annotated[str, typer.Option(help="Network to train.")] = COMPACT,
     backbone: Annotated[
         str | None, typer.Option(help="Backbone of the compact network; default resnet18.")
@@ -46,8 +49,13 @@ def train(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Ray Train workers.")] = 1,
     use_gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")] = False,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, order and augmentation; default 0.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints; default 100.")
+    ] = None,
+    config: ConfigOption = None,
     run_dir: Annotated[
         str | None, typer.Option(help="Folder for metrics and checkpoints; default below runs/.")
     ] = None,
@@ -67,25 +75,29 @@ def train(
     from appliance.errors import ConfigError
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.training import Workers, check_run, train_to_file
-    from appliance.training.plan import plan_training, settings_for
+    from appliance.training.plan import plan_training
 
     if resume and run_dir is None:
         raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
+    settings = training_settings(
+        init,
+        config,
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "optimizer": optimizer,
+            "precision": precision,
+            "seed": seed,
+            "checkpoint_every_steps": checkpoint_every,
+        },
+    )
     dataset = ObjectDetectionDataset.read(data, format=data_format.value)
     plan = plan_training(
         dataset.label_map,
         images=len(dataset),
         dataset_digest=dataset.digest(),
-        config=settings_for(
-            init,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            optimizer=optimizer,
-            precision=precision,
-            seed=seed,
-            checkpoint_every_steps=checkpoint_every,
-        ),
+        config=settings,
         init=init,
         architecture=architecture,
         backbone=backbone,

@@ -211,6 +211,17 @@ def _draw_box(
     draw.rectangle((x1, y1, right, bottom), outline=colour, width=line_px)
 
 
+def _ink_on(colour: Colour) -> Colour:
+    """Black or white, whichever has the greater contrast as WCAG 2 measures it."""
+    linear = [
+        (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+        for c in (channel / 255 for channel in colour)
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # (luminance + 0.05) / 0.05 against 1.05 / (luminance + 0.05)
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
+
+
 def _draw_caption(
     draw: ImageDraw.ImageDraw,
     box: npt.NDArray[np.float64],
@@ -245,9 +256,7 @@ def _draw_caption(
     x, y = min(inside, key=hidden_px)
     chip = (x, y, x + width, y + height)
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour, outline=(20, 20, 20))
-    luminance = (0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]) / 255
-    ink = (0, 0, 0) if luminance > 0.5 else (255, 255, 255)
-    draw.text((x + padding, y + padding - top), caption, fill=ink, font=font)
+    draw.text((x + padding, y + padding - top), caption, fill=_ink_on(colour), font=font)
     return chip
 
 

@@ -134,7 +134,7 @@ class ScoresFolder:
     def part_uri(self, index: int) -> str:
         """Where a worker writes a part."""
         folder = PARTS if storage.is_remote(self.uri) else _STAGING + self.run_id
-        return f"{self.uri}/{folder}/{self.part_name(index)}"
+        return storage.join(self.uri, folder, self.part_name(index))
 
     def commit(self, manifest: Manifest, summary: Mapping[str, Any]) -> None:
         """Makes the job visible: parts first, the manifest last.
@@ -144,8 +144,8 @@ class ScoresFolder:
         """
         if not storage.is_remote(self.uri):
             self._publish_parts()
-        storage.write_bytes(f"{self.uri}/{SUMMARY}", _json(summary))
-        storage.write_bytes(f"{self.uri}/{MANIFEST}", _json(asdict(manifest)))
+        storage.write_bytes(storage.join(self.uri, SUMMARY), _json(summary))
+        storage.write_bytes(storage.join(self.uri, MANIFEST), _json(asdict(manifest)))
         self._committed = True
         if not storage.is_remote(self.uri):
             shutil.rmtree(self._path / (_REPLACED + self.run_id), ignore_errors=True)
@@ -178,7 +178,7 @@ class ScoresFolder:
 
     def _refuse_remote_output(self) -> None:
         try:
-            storage.read_bytes(f"{self.uri}/{MANIFEST}")
+            storage.read_bytes(storage.join(self.uri, MANIFEST))
         except StorageError:
             return
         raise StorageError(
@@ -196,7 +196,7 @@ def read_manifest(output_uri: str | os.PathLike[str]) -> Manifest:
     Raises:
         StorageError: There is none, or it is not one that this version reads.
     """
-    uri = f"{str(output_uri).rstrip('/')}/{MANIFEST}"
+    uri = storage.join(output_uri, MANIFEST)
     try:
         document = json.loads(storage.read_bytes(uri))
         if document["format_version"] > FORMAT_VERSION:
@@ -233,7 +233,7 @@ def open_dataset(output_uri: str | os.PathLike[str]) -> pyarrow.dataset.Dataset:
     manifest = read_manifest(output_uri)
     text = str(output_uri)
     if storage.is_remote(text):
-        filesystem, root = fs.FileSystem.from_uri(text)
+        filesystem, root = storage.open_store(text)
     else:
         filesystem, root = fs.LocalFileSystem(), os.path.abspath(storage.local_path(text))
     paths = [f"{root.rstrip('/')}/{part.path}" for part in manifest.parts]

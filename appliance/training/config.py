@@ -11,6 +11,20 @@ from appliance.errors import ConfigError
 Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
+AUGMENTATION_SETTINGS = (
+    "flip",
+    "flip_vertical",
+    "scale_jitter",
+    "crop",
+    "crop_smallest",
+    "rotate_degrees",
+    "min_visible",
+    "colour_jitter",
+    "hue_jitter",
+    "blur",
+    "mosaic",
+)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -34,8 +48,17 @@ class TrainingConfig:
         frozen_stages: First stages of the backbone that stay as they are, 0 to 3; None freezes one where
             the starting weights are pretrained (compact architecture only).
         flip: Probability of a horizontal flip, 0..1.
+        flip_vertical: Probability of a vertical flip, 0..1; for pictures without an up and down.
         scale_jitter: The picture is scaled by a factor in [1 - this, 1 + this].
+        crop: Probability of taking a part of the picture that holds one of its objects whole, 0..1.
+        crop_smallest: Sides of the smallest such part as a share of the picture's, 0..1.
+        rotate_degrees: The picture is turned by an angle in [-this, this], at most 45; boxes become
+            those around the turned ones, which fit worse the larger the angle.
+        min_visible: An object of which a smaller share than this is left in the picture is not learnt.
         colour_jitter: Strength of brightness, contrast and saturation changes, 0..1.
+        hue_jitter: The hue moves by at most this share of the colour circle, 0..0.5.
+        blur: Probability of a slight blur, 0..1.
+        mosaic: Probability of a sample made of this picture and three others, 0..1.
         seed: Of weights, order and augmentation; equal seeds give equal runs on one machine.
         precision: "bfloat16" computes the convolutions in bfloat16; "auto" does so where the machine
             has units for it (GPU, or a CPU with AMX), "float32" never.
@@ -56,8 +79,16 @@ class TrainingConfig:
     train_batch_norm: bool | None = None
     frozen_stages: int | None = None
     flip: float = 0.5
+    flip_vertical: float = 0.0
     scale_jitter: float = 0.2
+    crop: float = 0.0
+    crop_smallest: float = 0.5
+    rotate_degrees: float = 0.0
+    min_visible: float = 0.4
     colour_jitter: float = 0.3
+    hue_jitter: float = 0.0
+    blur: float = 0.0
+    mosaic: float = 0.0
     seed: int = 0
     precision: Precision = "auto"
     checkpoint_every_steps: int = 100
@@ -80,8 +111,22 @@ class TrainingConfig:
                 raise ConfigError(
                     f"{name} is out of range", got=getattr(self, name), expected="0..1"
                 )
-        if not 0 <= self.flip <= 1:
-            raise ConfigError("flip is out of range", got=self.flip, expected="0..1")
+        for name, highest in (
+            *((name, 1) for name in ("flip", "flip_vertical", "crop", "blur", "mosaic")),
+            ("min_visible", 1),
+            ("hue_jitter", 0.5),
+            ("rotate_degrees", 45),
+        ):
+            if not 0 <= getattr(self, name) <= highest:
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected=f"0..{highest}"
+                )
+        if not 0 < self.crop_smallest <= 1:
+            raise ConfigError(
+                "crop_smallest is out of range",
+                got=self.crop_smallest,
+                expected="above 0, at most 1",
+            )
         starts = [step for step, _ in self.learning_rate_stages]
         if starts != sorted(set(starts)) or any(rate <= 0 for _, rate in self.learning_rate_stages):
             raise ConfigError(

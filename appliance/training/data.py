@@ -6,7 +6,7 @@ resumes at step 137 sees what it would have seen, and no sampler or generator st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,11 +16,12 @@ import torch.nn.functional as F
 
 from appliance import storage
 from appliance.annotations.dataset import AnnotatedImage
+from appliance.errors import DatasetError
 from appliance.images.decoding import decode_image
 from appliance.labels import LabelMap
 from appliance.model.predictor import SIZE_DIVISOR, resize
 from appliance.model.spec import ModelSpec
-from appliance.training.augmentation import augment
+from appliance.training.augmentation import Picture, Sample, augment, partners
 from appliance.training.config import TrainingConfig
 
 
@@ -34,12 +35,14 @@ class Batch:
         targets: For each picture `boxes` float32 `[N, 4]` xyxy in pixels of the input and `labels`
             int64 `[N]`; N may be 0.
         names: File names, for error messages.
+        dropped: Objects that augmentation cut off so far that they are not learnt.
     """
 
     pixels: torch.Tensor
     sizes_hw: list[tuple[int, int]]
     targets: list[dict[str, torch.Tensor]]
     names: list[str]
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,46 +116,73 @@ class BatchLoader:
         )
         mine = range(self._share.rank, len(indices), self._share.world_size)
         samples = [self._sample(step, position, indices[position]) for position in mine]
-        sizes_hw = [(int(p.shape[1]), int(p.shape[2])) for p, _ in samples]
+        sizes_hw = [(int(s.pixels.shape[1]), int(s.pixels.shape[2])) for s in samples]
         height = -(-max(h for h, _ in sizes_hw) // SIZE_DIVISOR) * SIZE_DIVISOR
         width = -(-max(w for _, w in sizes_hw) // SIZE_DIVISOR) * SIZE_DIVISOR
-        padded = [F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p, _ in samples]
+        padded = [
+            F.pad(sample.pixels, (0, width - w, 0, height - h))
+            for sample, (h, w) in zip(samples, sizes_hw, strict=True)
+        ]
         return Batch(
             torch.stack(padded),
             sizes_hw,
-            [target for _, target in samples],
+            [{"boxes": s.boxes_xyxy, "labels": s.class_ids} for s in samples],
             [self._images[indices[position]].name for position in mine],
+            sum(sample.dropped for sample in samples),
         )
 
-    def _sample(
-        self, step: int, position: int, index: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        image = self._images[index]
+    def _sample(self, step: int, position: int, index: int) -> Sample:
         rng = np.random.default_rng((self._config.seed, step, position, 1))
-        class_ids = [self._class_map[name] for name in image.label_names]
-        pixels, boxes_xyxy, kept = augment(
-            self._decoded(index), image.boxes_xyxy, image.size_hw, self._spec, self._config, rng
-        )
-        return pixels, {
-            "boxes": torch.from_numpy(boxes_xyxy),
-            "labels": torch.tensor(class_ids, dtype=torch.int64)[torch.from_numpy(kept)],
-        }
+        others = [self._picture(i) for i in partners(len(self._images), self._config, rng)]
+        return augment(self._picture(index), self._spec, self._config, rng, others)
+
+    def _picture(self, index: int) -> Picture:
+        return picture_to_learn(self._images[index], self._decoded(index), self._class_map)
 
     def _decoded(self, index: int) -> torch.Tensor:
         if index in self._cache:
             return self._cache[index]
-        image = self._images[index]
-        pixels = decode_image(
-            storage.read_bytes(image.storage_path),
-            source=image.storage_path,
-            min_shorter_side_px=2 * self._spec.shorter_side_px,
-        ).pixels
-        if min(pixels.shape[1:]) > 1.5 * self._spec.shorter_side_px:
-            # Nothing below ever looks closer than this, and the cache holds more.
-            scale = 1.5 * self._spec.shorter_side_px / min(pixels.shape[1:])
-            smaller_hw = (round(pixels.shape[1] * scale), round(pixels.shape[2] * scale))
-            pixels = resize(pixels, smaller_hw).round().to(torch.uint8)
+        pixels = decode_to_learn(self._images[index], self._spec, self._config)
         if pixels.nbytes <= self._cache_left_bytes:
             self._cache_left_bytes -= pixels.nbytes
             self._cache[index] = pixels
         return pixels
+
+
+def picture_to_learn(
+    image: AnnotatedImage, pixels: torch.Tensor, class_map: Mapping[str, int]
+) -> Picture:
+    """A picture with the objects to learn: all but those that stand for a crowd."""
+    learnt = ~image.crowd
+    class_ids = np.array([class_map[name] for name in image.label_names], np.int64)
+    return Picture(pixels, image.boxes_xyxy[learnt], class_ids[learnt], image.size_hw)
+
+
+def decode_to_learn(image: AnnotatedImage, spec: ModelSpec, config: TrainingConfig) -> torch.Tensor:
+    """uint8 `[3, h, w]`, no larger than augmentation ever looks at it.
+
+    Raises:
+        DatasetError: The picture has another size than when it was listed.
+        ImageError: It is no picture any more.
+        StorageError: It cannot be read.
+    """
+    closest_px = 1.5 * spec.shorter_side_px / (config.crop_smallest if config.crop else 1)
+    decoded = decode_image(
+        storage.read_bytes(image.storage_path),
+        source=image.storage_path,
+        min_shorter_side_px=round(closest_px * 4 / 3),
+    )
+    if decoded.size_hw != image.size_hw:
+        raise DatasetError(
+            "A picture has changed since its annotation was read",
+            where=image.storage_path,
+            got="{1}x{0} pixels".format(*decoded.size_hw),
+            expected="{1}x{0}".format(*image.size_hw),
+            hint="Start again with the picture as it is now",
+        )
+    pixels = decoded.pixels
+    if min(pixels.shape[1:]) > closest_px:
+        scale = closest_px / min(pixels.shape[1:])
+        smaller_hw = (round(pixels.shape[1] * scale), round(pixels.shape[2] * scale))
+        pixels = resize(pixels, smaller_hw).round().to(torch.uint8)
+    return pixels

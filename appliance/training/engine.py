@@ -44,6 +44,8 @@ class StepReport:
         step_s: Wall seconds of the step, data included.
         data_wait_s: Of these, seconds spent waiting for the batch.
         images: Pictures of the step over all workers.
+        objects: Objects that this worker learnt from in the step.
+        objects_dropped: Objects that augmentation cut off so far that it did not.
     """
 
     step: int
@@ -55,6 +57,8 @@ class StepReport:
     step_s: float
     data_wait_s: float
     images: int
+    objects: int
+    objects_dropped: int
 
 
 def train(
@@ -128,6 +132,8 @@ def train(
                 step_s=done_s - started_s,
                 data_wait_s=loaded_s - started_s,
                 images=config.batch_size,
+                objects=sum(len(target["labels"]) for target in batch.targets),
+                objects_dropped=batch.dropped,
             )
         )
         every = config.checkpoint_every_steps

@@ -51,6 +51,8 @@ class RunRecorder:
             "gradient_norm": report.gradient_norm,
             "images_per_s": report.images / report.step_s,
             "data_wait_share": report.data_wait_s / report.step_s,
+            "objects": report.objects,
+            "objects_dropped": report.objects_dropped,
         }
         rounded = {name: round(value, 6) for name, value in scalars.items()}
         line = {"step": report.step, "steps": report.steps, **rounded}
@@ -85,6 +87,8 @@ class TrainingProgress:
         self._enabled = enabled
         self._recent_loss: deque[float] = deque(maxlen=20)
         self._next_line_step = 1
+        self._objects = 0
+        self._objects_dropped = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -98,10 +102,18 @@ class TrainingProgress:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._enabled and self._objects_dropped:
+            logger.info(
+                "augmentation cut off %s of %s objects; they were not learnt from in that step",
+                f"{self._objects_dropped:,}",
+                f"{self._objects + self._objects_dropped:,}",
+            )
 
     def update(self, metrics: dict[str, Any]) -> None:
         """Shows one line of `metrics.jsonl`."""
         self._recent_loss.append(metrics["loss"])
+        self._objects += metrics.get("objects", 0)
+        self._objects_dropped += metrics.get("objects_dropped", 0)
         loss = sum(self._recent_loss) / len(self._recent_loss)
         step = metrics["step"]
         facts = (

@@ -117,21 +117,26 @@ def write_report(
     Raises:
         StorageError: It cannot be written.
     """
-    folder = str(out_dir).rstrip("/")
     analysis = data.analysis or analyse(data.evaluation)
     charts = _Charts.of(data, analysis)
-    storage.write_bytes(f"{folder}/index.html", _render(data, analysis, charts).encode())
+    storage.write_bytes(
+        storage.join(out_dir, "index.html"), _render(data, analysis, charts).encode()
+    )
     for chart in charts.all:
-        storage.write_bytes(f"{folder}/{chart.name}.png", chart.png)
+        storage.write_bytes(storage.join(out_dir, f"{chart.name}.png"), chart.png)
     document = metrics_document(data.evaluation, analysis)
     text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
-    storage.write_bytes(f"{folder}/metrics.json", text.encode())
+    storage.write_bytes(storage.join(out_dir, "metrics.json"), text.encode())
     if images:
         evaluation = data.evaluation
         write_predictions(
-            f"{folder}/detections.json", images, evaluation.detections, evaluation.labels, ids
+            storage.join(out_dir, "detections.json"),
+            images,
+            evaluation.detections,
+            evaluation.labels,
+            ids,
         )
-    return f"{folder}/index.html"
+    return storage.join(out_dir, "index.html")
 
 
 def metrics_document(evaluation: EvaluationResult, analysis: Analysis) -> dict[str, Any]:
