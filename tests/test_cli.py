@@ -116,7 +116,11 @@ def test_train_and_score_on_ray(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "nowhere"], "error: No such dataset folder"),
+        (["train", "nowhere", "--no-check"], "error: No such dataset folder"),
+        (
+            ["train", "nowhere"],
+            "error: The data cannot be used: nowhere (got no such dataset folder)",
+        ),
         (["train", "nowhere", "--resume"], "error: --resume needs the folder of the run"),
         (["data", "stats", "nowhere"], "error: No such dataset folder"),
         (["train", "nowhere", "--config", "missing.yaml"], "error: Cannot read the file"),
@@ -196,6 +200,8 @@ def test_a_training_that_is_stopped_leaves_nothing_running(
     folders = {match[0] for word in words if (match := re.search(r"/tmp/ray-\w+", word))}
     assert len(folders) == 1
     process.send_signal(stop)
+    if stop == signal.SIGTERM:
+        process.send_signal(stop)  # as `timeout` does: it tells the process and then its group
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == exit_code
     assert stderr.splitlines()[-1] == "stopped"
@@ -208,9 +214,18 @@ def test_a_training_that_is_stopped_leaves_nothing_running(
 def test_what_needs_no_cluster_is_refused_before_one_starts(
     monkeypatch, tiny_scenes_dir, tiny_model_path, tmp_path, capsys
 ) -> None:
+    shutil.copytree(tiny_scenes_dir / "train", tmp_path / "cut")
+    picture = tmp_path / "cut" / "JPEGImages" / "train_0002.jpg"
+    picture.write_bytes(picture.read_bytes()[:2000])
+    assert run_app(monkeypatch, "train", tmp_path / "cut", "--run-dir", tmp_path / "run") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: The data cannot be used: ")
+    assert "train_0002" in message
     train = ("train", tiny_scenes_dir / "train", "--run-dir", tmp_path / "run")
     assert run_app(monkeypatch, *train, "--batch-size", 3, "--workers", 2) == 1
     assert "cannot be split evenly over the workers" in capsys.readouterr().err
+    assert run_app(monkeypatch, *train, "--resume") == 1
+    assert "There is no training run to go on with" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         assert run_app(monkeypatch, "serve", tiny_model_path, "--port", port) == 1

@@ -38,6 +38,16 @@ def test_the_demo_on_own_pictures_leaves_everything_it_promises(
     assert json.loads(again.stdout.splitlines()[-1])["map_50"] == summary["map_50"]
 
 
+def test_a_file_in_the_way_is_refused_in_one_sentence(tmp_path) -> None:
+    (tmp_path / "out").write_text("a file")
+    done = subprocess.run(
+        [APPLIANCE, "demo", "--out", tmp_path / "out"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: The output is not a folder")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_folder_that_is_no_demos_is_never_touched(tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = subprocess.run([APPLIANCE, "demo", "--out", tmp_path], capture_output=True, text=True)

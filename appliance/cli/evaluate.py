@@ -80,12 +80,15 @@ def evaluate(
     model, data = _model_and_data(paths, predictions)
     if not 0 < iou <= 1:
         raise ConfigError("--iou is out of range", got=iou, expected="above 0, up to 1")
+    from appliance import storage
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.evaluation.analysis import analyse
     from appliance.evaluation.evaluate import evaluate_detections
     from appliance.evaluation.predictions import CocoIds
     from appliance.evaluation.report.page import metrics_document
 
+    if out is not None:
+        storage.check_writable(storage.join(out, "index.html"))
     names = split_labels(labels) if model is None else labels_of_model(model)
     dataset = ObjectDetectionDataset.read(data, format=data_format.value, labels=names)
     ids = CocoIds.of(dataset.images)

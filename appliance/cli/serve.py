@@ -12,7 +12,7 @@ from appliance.cli.options import AddressOption, ModelArgument
 def serve(
     model: ModelArgument,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     replicas: Annotated[int | None, typer.Option(min=1, help="A fixed number of replicas.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Autoscale from ...")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="... to.")] = None,

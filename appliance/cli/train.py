@@ -62,6 +62,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --run-dir.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option(help="Look at every picture before training for defects.")
+    ] = True,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -71,6 +74,7 @@ def train(
     Example: appliance train data/train --init mobilenet_v2.safetensors --out fridge.safetensors
     """
     from appliance import storage
+    from appliance.annotations.checks.survey import CheckConfig, refuse_errors
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.errors import ConfigError
     from appliance.on_ray.cluster import connect
@@ -92,6 +96,8 @@ def train(
             "checkpoint_every_steps": checkpoint_every,
         },
     )
+    if check:
+        refuse_errors({"train": data}, config=CheckConfig(format=data_format.value))
     dataset = ObjectDetectionDataset.read(data, format=data_format.value)
     plan = plan_training(
         dataset.label_map,

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from appliance import storage
-from appliance.annotations.checks.survey import check_dataset
+from appliance.annotations.checks.survey import refuse_errors
 from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
 from appliance.annotations.samples.scenes import make_sample_dataset
 from appliance.client import Client
 from appliance.demo.outcome import Online, Outcome
 from appliance.detector import FasterRCNN
-from appliance.errors import ConfigError, DatasetError
+from appliance.errors import ConfigError
 from appliance.evaluation.analysis import analyse
 from appliance.evaluation.comparison import compare_pictures
 from appliance.evaluation.report.page import result_charts, write_report
@@ -180,6 +180,10 @@ def _claimed(out_dir: Path, keep: Sequence[str | None]) -> Iterator[None]:
                 where=needed,
                 hint="Choose another folder with --out",
             )
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(
+            "The output is not a folder", where=out_dir, hint="Choose a folder with --out"
+        )
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / _MARKER).exists():
         raise ConfigError(
             "The output folder is in use",
@@ -188,8 +192,9 @@ def _claimed(out_dir: Path, keep: Sequence[str | None]) -> Iterator[None]:
             hint="Choose another folder with --out",
         )
     earlier = out_dir.with_name(f"{out_dir.name}.earlier")
-    shutil.rmtree(earlier, ignore_errors=True)
-    if out_dir.exists():
+    if earlier.exists():
+        shutil.rmtree(out_dir, ignore_errors=True)  # of a demo that was killed
+    elif out_dir.exists():
         out_dir.rename(earlier)
     storage.write_bytes(out_dir / _MARKER, b"")
     try:
@@ -219,17 +224,7 @@ def _load(
     folders: dict[str, str], options: DemoOptions
 ) -> tuple[ObjectDetectionDataset, ObjectDetectionDataset]:
     """The training and test data, checked."""
-    findings = check_dataset(folders)
-    for finding in findings[1:] if findings and findings[0].severity == "error" else findings:
-        logger.warning("%s", finding)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        raise DatasetError(
-            "The data cannot be used",
-            where=errors[0].file,
-            got=errors[0].what,
-            hint=f"Mend what `appliance data check` lists (errors: {len(errors)})",
-        )
+    refuse_errors(folders)
     name = "sample scenes" if options.data is None else Path(options.data).resolve().name
     train_set = ObjectDetectionDataset.read(folders["train"], name)
     if "test" not in folders:

@@ -158,6 +158,7 @@ def score_folder(
             "No pictures in the folder",
             where=storage.absolute(input_uri),
             expected=f"files in {' '.join(EXTENSIONS)}",
+            hint="Check the path, and the endings of the names",
         )
     return score_pictures(
         model_uri,

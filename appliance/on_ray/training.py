@@ -84,7 +84,8 @@ def check_run(plan: TrainingPlan, run_dir: Path, workers: Workers, *, resume: bo
     """Refuses, before any cluster has started, what could only fail on one.
 
     Raises:
-        ConfigError: The batch cannot be split over so many workers, or `run_dir` holds a run already.
+        ConfigError: The batch cannot be split over so many workers, `run_dir` holds a run already, or
+            none to resume.
     """
     if plan.config.batch_size % workers.count:
         raise ConfigError(
@@ -92,7 +93,14 @@ def check_run(plan: TrainingPlan, run_dir: Path, workers: Workers, *, resume: bo
             got=f"batch size {plan.config.batch_size} and {workers.count} workers",
             hint=f"Choose a batch size that is a multiple of {workers.count}",
         )
-    if (run_dir / _RAY_RUN).exists() and not resume:
+    begun = (run_dir / _RAY_RUN).exists()
+    if resume and not begun:
+        raise ConfigError(
+            "There is no training run to go on with",
+            where=run_dir,
+            hint="Correct --run-dir, or begin one without --resume",
+        )
+    if begun and not resume:
         raise ConfigError(
             "The folder holds a training run already",
             where=run_dir,
@@ -268,12 +276,17 @@ def _fit(
             outcome.set_exception(error)
 
     threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    shown = 0
+    shown = len(read_metrics(run_dir))
+    if shown and progress:
+        logger.info("going on with a run of %d steps so far", shown)
     with TrainingProgress(steps, enabled=progress) as bar:
         finished = False
         while not finished:
             finished = bool(wait([outcome], timeout=_PROGRESS_INTERVAL_S).done)
             lines = read_metrics(run_dir)
+            shown = min(
+                shown, len(lines)
+            )  # a resumed run first forgets what came after its checkpoint
             for line in lines[shown:]:
                 bar.update(line)
             shown = len(lines)

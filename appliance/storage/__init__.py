@@ -110,7 +110,7 @@ def read_bytes(uri: str | os.PathLike[str]) -> bytes:
             filesystem, path = open_store(str(uri))
             with filesystem.open_input_stream(path) as stream:
                 return bytes(stream.read())
-    with _local_failures("Cannot read the file", uri):
+    with _local_failures("Cannot read the file", uri, "Check the path"):
         return local_path(uri).read_bytes()
 
 
@@ -132,7 +132,7 @@ def open_input(uri: str | os.PathLike[str]) -> BinaryIO:
             file = filesystem.open_input_file(path)
             # Without a buffer every read of a few bytes would be a request.
             return io.BufferedReader(_Ranges(filesystem, file, str(uri)), _RANGE_BYTES)
-    with _local_failures("Cannot read the file", uri):
+    with _local_failures("Cannot read the file", uri, "Check the path"):
         return local_path(uri).open("rb")
 
 
@@ -213,7 +213,7 @@ def write_bytes(uri: str | os.PathLike[str], data: bytes) -> None:
                 stream.write(content)
         return
     path_local = local_path(uri)
-    with _local_failures("Cannot write the file", uri):
+    with _local_failures("Cannot write the file", uri, "Choose another path"):
         path_local.parent.mkdir(parents=True, exist_ok=True)
         temporary = path_local.with_name(f".{path_local.name}.{uuid.uuid4().hex}.part")
         try:

@@ -8,6 +8,7 @@ and the findings.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,11 +33,14 @@ from appliance.annotations.formats.opening import open_source, parts_of
 from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY
 from appliance.annotations.reading import read_in_order, with_bar
 from appliance.annotations.source import AnnotationSource, Entry, FormatName
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, DatasetError
+
+logger = logging.getLogger(__name__)
 
 FolderPath = str | os.PathLike[str]
 
 MIN_EXAMPLES = 5
+_MOST_WARNINGS = 10
 WHOLE = "dataset"
 
 
@@ -112,6 +116,31 @@ def check_dataset(
         Errors before warnings, else in the order of parts and files. Empty when all is well.
     """
     return list(survey_dataset(parts, config=config).findings)
+
+
+def refuse_errors(
+    parts: FolderPath | Mapping[str, FolderPath], *, config: CheckConfig = CheckConfig()
+) -> None:
+    """Checks data before hours are spent on it; warnings are logged.
+
+    Raises:
+        DatasetError: Something keeps the data from being used; the message has the first such finding.
+    """
+    findings = check_dataset(parts, config=config)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    warnings = findings[len(errors) :]
+    for finding in warnings[:_MOST_WARNINGS]:
+        logger.warning("%s", finding)
+    if len(warnings) > _MOST_WARNINGS:
+        more = counted(len(warnings) - _MOST_WARNINGS, "more warning")
+        logger.warning("and %s, which `appliance data check` lists", more)
+    if errors:
+        raise DatasetError(
+            "The data cannot be used",
+            where=errors[0].where,
+            got=errors[0].what,
+            hint=f"Mend what `appliance data check` lists ({counted(len(errors), 'error')} in all)",
+        )
 
 
 def survey_dataset(

@@ -229,5 +229,6 @@ def _coordinate(element: Element, corner: str, name: str, source: str) -> float:
             where=source,
             got="nothing" if text is None else repr(text),
             expected="a number of pixels in <bndbox>",
+            hint="Correct or remove the object",
         )
     return value
