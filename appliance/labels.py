@@ -28,7 +28,7 @@ class LabelMap:
         names: `names[0]` has class id 1, and so on.
 
     Raises:
-        LabelError: There is no name, a name is empty, or a name stands twice.
+        LabelError: There is no name, or one is empty, stands twice or cannot be shown.
     """
 
     names: tuple[str, ...]
@@ -39,6 +39,12 @@ class LabelMap:
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise LabelError("A label has no name", got=repr(name), expected="a non-empty text")
+            if not name.isprintable():
+                raise LabelError(
+                    "A label has characters that cannot be shown",
+                    got=ascii(name),
+                    hint="Rename the class",
+                )
             if self.names.count(name) > 1:
                 raise LabelError("A label stands twice", where=name, hint="Give every class once")
 

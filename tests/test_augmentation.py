@@ -314,6 +314,7 @@ class TestSheet:
         ("flags", "message"),
         [
             (["--mosaic", "2"], "mosaic is out of range"),
+            (["--seed", "-1"], "seed is out of range"),
             (["--config", "wrong.yaml"], "Unknown setting: wrong.yaml .*mosaik.*'mosaic'"),
             (["--config", "nowhere.yaml"], "Cannot read the file"),
         ],

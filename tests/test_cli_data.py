@@ -125,6 +125,17 @@ def test_fix_writes_a_copy_without_errors(run, data, tmp_path):
     assert err.startswith("error: The folder to write is not empty")
 
 
+def test_a_copy_that_lacks_a_part_is_no_success(run, data, tmp_path):
+    run("convert", data, tmp_path / "coco", "--to", "coco")
+    path = tmp_path / "coco" / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["image_id"] = 9999
+    path.write_text(json.dumps(document))
+    code, _, err = run("check", tmp_path / "coco", "--fix", tmp_path / "new")
+    assert code == 1
+    assert err == "warning: not in the copy, for they cannot be read: train\n"
+
+
 def test_fix_as_json(run, data, tmp_path):
     code, out, _ = run("check", data, "--fix", tmp_path / "new", "--json")
     assert code == 0

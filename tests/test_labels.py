@@ -36,6 +36,8 @@ def test_a_map_is_a_collection_of_labels():
         (("a", ""), "no name"),
         (("a", "  "), "no name"),
         (("a", 3), "no name"),
+        (("a", "b\x01"), r"cannot be shown .got 'b\\x01'"),
+        (("\ud800",), "cannot be shown"),
         (("a", "b", "a"), "twice: a"),
     ],
 )

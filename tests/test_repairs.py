@@ -81,7 +81,6 @@ def test_every_change_is_listed(tmp_path):
     repaired = write_repaired(survey_dataset(parts), tmp_path / "data", out)
     assert brief(tmp_path / "data", repaired.changes) == [
         ("clipped", "box-over-edge", "train/Annotations/edge.xml", 3),
-        ("dropped", "box-inverted", "train/Annotations/inverted.xml", 3),
         ("dropped", "box-outside", "train/Annotations/outside.xml", 3),
         ("dropped", "box-without-area", "train/Annotations/flat.xml", 3),
         ("dropped", "object-doubled", "train/Annotations/double.xml", 3),
@@ -100,6 +99,7 @@ def test_every_change_is_listed(tmp_path):
         ("left out", "picture-without-annotation", "train/JPEGImages/bare.jpg", None),
         ("relabelled", "label-variant", "train/Annotations/case.xml", 3),
         ("resized", "size-mismatch", "train/Annotations/resized.xml", None),
+        ("swapped", "box-inverted", "train/Annotations/inverted.xml", 3),
     ]
     lines = (out / "changes.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [change.to_json() for change in repaired.changes]
@@ -116,9 +116,10 @@ def test_the_repaired_objects(tmp_path):
     )
     objects = objects_of(tmp_path / "out/train")
     sound = [("egg", [4, 4, 30, 30]), ("milk", [40, 10, 80, 50])]
-    for name in ("p0", "inverted", "flat", "outside", "double", "resized", "blank"):
+    for name in ("p0", "flat", "outside", "double", "resized", "blank"):
         assert objects[f"{name}.jpg"] == sound, name
     assert objects["edge.jpg"] == [*sound, ("egg", [85, 20, 96, 64])]
+    assert objects["inverted.jpg"] == [*sound, ("egg", [10, 20, 50, 30])]
     assert objects["case.jpg"] == [*sound, ("milk", [60, 52, 80, 62])]
     assert objects["spelling.jpg"] == [*sound, ("mlik", [60, 52, 80, 62])]
     assert objects["tiny.jpg"] == [*sound, ("egg", [90, 55, 92, 57])]

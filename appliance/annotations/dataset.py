@@ -274,7 +274,7 @@ class ObjectDetectionDataset:
             LabelError: A class is not one of this dataset.
             DatasetError: No picture is left.
         """
-        kept_labels = LabelMap.of(labels)
+        kept_labels = LabelMap.of([labels] if isinstance(labels, str) else labels)
         for label in kept_labels.names:
             self.label_map.id_of(label)
         images = [image.of_labels(kept_labels.names) for image in self.images]

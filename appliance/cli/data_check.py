@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -57,7 +58,7 @@ def check(
 ) -> None:
     """List defects that break or spoil training; exit code 1 when there are errors.
 
-    With --fix, the exit code is 1 when errors remain in the repaired copy.
+    With --fix, the exit code is 1 when errors remain in the repaired copy, or a whole part is not in it.
 
     Example: appliance data check fridge/ --fix fridge-repaired/
     """
@@ -73,16 +74,23 @@ def check(
     document = {"data": data, **_survey_json(survey), "repair": None}
     if not json:
         _print_survey(data, survey)
-    decides = survey
+    decides, lost = survey, list[str]()
     if fix is not None:
         repair = write_repaired(survey, data, fix, config=config)
         decides = survey_dataset(fix, config=replace(config, format=repair.format))
         document["repair"] = _repair_json(repair, decides)
         if not json:
             _print_repair(repair, decides)
+        lost = [change.part for change in repair.changes if change.code == "part-unreadable"]
+        document["repair"]["parts_lost"] = lost
+        if lost:
+            print(
+                f"warning: not in the copy, for they cannot be read: {', '.join(lost)}",
+                file=sys.stderr,
+            )
     if json:
         print_json(document)
-    raise typer.Exit(1 if count_by_severity(decides.findings)["error"] else 0)
+    raise typer.Exit(1 if lost or count_by_severity(decides.findings)["error"] else 0)
 
 
 def names_in(labels: str | None) -> tuple[str, ...] | None:

@@ -76,6 +76,7 @@ def train(
     from appliance import storage
     from appliance.annotations.checks.survey import CheckConfig, refuse_errors
     from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.annotations.formats.opening import open_source
     from appliance.errors import ConfigError
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.training import Workers, check_run, train_to_file
@@ -96,6 +97,9 @@ def train(
             "checkpoint_every_steps": checkpoint_every,
         },
     )
+    open_source(
+        data, data_format.value
+    )  # one part of data that is there, or a sentence that says so
     if check:
         refuse_errors({"train": data}, config=CheckConfig(format=data_format.value))
     dataset = ObjectDetectionDataset.read(data, format=data_format.value)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CATEGORY_NAMES = ("category_name", "category", "label")
+_SPECK_PX = 0.0625
 _FORM = (
     'a list of {"file_name" or "image_id", "category_name" or "category_id", '
     '"bbox": [x, y, width, height], "score"}'
@@ -82,10 +83,12 @@ class Predictions:
     Attributes:
         detections: One per picture, in the order of the pictures.
         clipped: Boxes that reached over the edge and were cut there.
+        without_area: Boxes without area on their picture: wrong detections, whatever they say.
     """
 
     detections: tuple[Detections, ...]
     clipped: int
+    without_area: int = 0
 
 
 def read_predictions(
@@ -104,8 +107,8 @@ def read_predictions(
 
     Raises:
         StorageError: The file cannot be read.
-        DatasetError: It is no list of detections; or one of them has an unknown picture, a box without
-            area or outside of its picture, or a score that is none. The message says which one.
+        DatasetError: It is no list of detections; or one of them has an unknown picture, no box or no
+            score, and the message says which one; or no box at all has area on its picture.
         LabelError: One of them has an unknown class.
     """
     rows = _rows(path)
@@ -116,19 +119,33 @@ def read_predictions(
     boxes: dict[int, list[tuple[float, float, float, float]]] = defaultdict(list)
     scores: dict[int, list[float]] = defaultdict(list)
     class_ids: dict[int, list[int]] = defaultdict(list)
-    clipped = 0
+    clipped = without_area = 0
     for number, row in enumerate(rows, start=1):
         where = f"{path}, detection {number}"
         if not isinstance(row, dict):
             raise DatasetError("Not a detection", where=where, got=quoted(row), expected=_FORM)
         index = pictures.index_of(row, where)
         class_ids[index].append(_class_id(row, labels, categories, where))
-        box, was_clipped = _box(row, images[index], where)
+        box, has_area, was_clipped = _box(row, images[index], where)
         boxes[index].append(box)
         scores[index].append(_score(row, where))
         clipped += was_clipped
+        without_area += not has_area
+    if rows and without_area == len(rows):
+        raise DatasetError(
+            "No detection has an area on its picture",
+            where=path,
+            got=quoted(rows[0].get("bbox")),
+            expected="bbox as [x, y, width, height] in pixels of the original picture",
+        )
     if clipped:
-        logger.warning("%s: %d boxes reached over the edge and were clipped", path, clipped)
+        logger.warning(
+            "%s: %d boxes reached over the edge and are measured as cut there", path, clipped
+        )
+    if without_area:
+        logger.warning(
+            "%s: %d boxes have no area on their picture and count as wrong", path, without_area
+        )
     found = []
     for index, image in enumerate(images):
         order = np.argsort(-np.array(scores[index], np.float32), kind="stable")
@@ -140,7 +157,7 @@ def read_predictions(
                 image.size_hw,
             )
         )
-    return Predictions(tuple(found), clipped)
+    return Predictions(tuple(found), clipped, without_area)
 
 
 def write_predictions(
@@ -191,7 +208,7 @@ def write_predictions(
 def _rows(path: str | os.PathLike[str]) -> list[Any]:
     try:
         rows = json.loads(storage.read_bytes(path))
-    except ValueError as error:  # JSON or its encoding
+    except (ValueError, RecursionError) as error:  # no JSON, or nested by the thousand
         raise DatasetError("Not a JSON file", where=path, got=error, expected=_FORM) from None
     if not isinstance(rows, list):
         found = f"an object with {', '.join(rows)}" if isinstance(rows, dict) else quoted(rows)
@@ -222,7 +239,8 @@ def _class_id(
 
 def _box(
     row: Mapping[str, Any], image: AnnotatedImage, where: str
-) -> tuple[tuple[float, float, float, float], bool]:
+) -> tuple[tuple[float, float, float, float], bool, bool]:
+    """The box on its picture, whether it has area there, and whether it was cut at the edge."""
     box = row.get("bbox")
     height, width = image.size_hw
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(side) for side in box):
@@ -237,16 +255,13 @@ def _box(
     given = np.array([x, y, x + box[2], y + box[3]])
     inside = np.clip(given, 0, [width, height, width, height]).astype(np.float32)
     if box[2] <= 0 or box[3] <= 0 or inside[0] >= inside[2] or inside[1] >= inside[3]:
-        raise DatasetError(
-            "The box of a detection has no area on its picture",
-            where=where,
-            got=box,
-            expected=f"[x, y, width, height] within {width}x{height} pixels of {image.name}",
-            hint="Give pixels of the original picture",
-        )
+        # A speck, for boxes must have area: it overlaps no object by half, so it counts as wrong.
+        left = min(float(inside[0]), width - _SPECK_PX)
+        top = min(float(inside[1]), height - _SPECK_PX)
+        return (left, top, left + _SPECK_PX, top + _SPECK_PX), False, False
     x1, y1, x2, y2 = inside.tolist()
     # What rounding alone moved over the edge is not worth a word.
-    return (x1, y1, x2, y2), bool((np.abs(given - inside) > 0.01).any())
+    return (x1, y1, x2, y2), True, bool((np.abs(given - inside) > 0.01).any())
 
 
 def _score(row: Mapping[str, Any], where: str) -> float:

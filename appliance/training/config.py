@@ -121,6 +121,8 @@ class TrainingConfig:
                 raise ConfigError(
                     f"{name} is out of range", got=getattr(self, name), expected=f"0..{highest}"
                 )
+        if self.seed < 0:
+            raise ConfigError("seed is out of range", got=self.seed, expected="at least 0")
         if not 0 < self.crop_smallest <= 1:
             raise ConfigError(
                 "crop_smallest is out of range",

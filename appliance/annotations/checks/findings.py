@@ -59,7 +59,7 @@ DEFECTS: dict[str, Defect] = {
         "an annotation made for another picture size",
         "size corrected and boxes scaled where one can tell how, else picture left out",
     ),
-    "box-inverted": Defect("error", "a box of negative width or height", "object dropped"),
+    "box-inverted": Defect("error", "a box of negative width or height", "corners swapped"),
     "box-without-area": Defect("error", "a box of zero width or height", "object dropped"),
     "box-outside": Defect("error", "a box wholly outside its picture", "object dropped"),
     "box-over-edge": Defect("warning", "a box that reaches outside its picture", "box clipped"),

@@ -42,7 +42,7 @@ class Change:
 
     Attributes:
         code: The defect it repairs, one of `findings.DEFECTS`.
-        action: `left out`, `dropped`, `clipped`, `relabelled`, `resized` or `turned`.
+        action: `left out`, `dropped`, `swapped`, `clipped`, `relabelled`, `resized` or `turned`.
         file: The file of the source concerned.
         what: What was done.
         part: Part of the data.
@@ -238,6 +238,7 @@ def _repair_objects(
     corrected = [
         replace(item, label=rules.corrections.get(item.label, item.label)) for item in objects
     ]
+    given, boxes = boxes, with_corners_in_order(boxes)
     inside = clipped(boxes, size_hw)
     doubles = {
         second: first
@@ -247,6 +248,9 @@ def _repair_objects(
     kept: list[ObjectAnnotation] = []
     for index, (item, box) in enumerate(zip(corrected, boxes, strict=True)):
         number, label = index + 1, objects[index].label
+        if fault_of(box, size_hw) is None and (box != given[index]).any():
+            what = f"was {format_box(given[index])}, now {format_box(box)}"
+            log.note("box-inverted", "swapped", what, number, label)
         fault = fault_of(box, size_hw)
         if fault is not None:
             log.note(fault[0], "dropped", f"{fault[1]}: {format_box(box)}", number, label)
@@ -264,6 +268,13 @@ def _repair_objects(
         x1, y1, x2, y2 = box.tolist()
         kept.append(replace(item, box_xyxy=(x1, y1, x2, y2)))
     return kept
+
+
+def with_corners_in_order(boxes: Boxes) -> Boxes:
+    """The same boxes with the smaller coordinate first; a box keeps its area, or its lack of any."""
+    return np.concatenate(
+        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1
+    )
 
 
 def _annotated_picture(rivals: Sequence[str], annotation: PictureAnnotation) -> str | None:

@@ -92,7 +92,7 @@ def confusion_chart(matrix: ConfusionMatrix) -> Chart:
         _alt(matrix),
         "A row holds the objects of one class, a column what they were detected as; the deeper the colour, "
         "the greater the share of the row. The diagonal is right. The last column is missed objects, the "
-        f"last row detections where nothing is.{gathered}",
+        f"last row detections that fit no object. A box that fits counts whatever its label.{gathered}",
         paint,
         (side + 0.3, side),
         is_map=True,
@@ -126,5 +126,5 @@ def _alt(matrix: ConfusionMatrix) -> str:
     wrong = int(matrix.counts[-1].sum())
     return (
         f"Confusion matrix of {len(matrix.labels)} labels: {right} objects found as what they are, "
-        f"{confused} taken for another label, {missed} missed, {wrong} detections where nothing is."
+        f"{confused} taken for another label, {missed} missed, {wrong} detections that fit no object."
     )

@@ -37,6 +37,7 @@ from appliance.evaluation.report.text import (
     counted,
     error_rows,
     interval_note,
+    score_text,
     summary,
 )
 from appliance.evaluation.report.training_charts import training_charts
@@ -197,7 +198,7 @@ def _render(data: ReportData, analysis: Analysis, charts: _Charts) -> str:
     environment.filters["cell"] = _cell
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
     environment.filters["figure"] = lambda value: _ABSENT if value is None else f"{value:.3f}"
-    environment.filters["threshold"] = lambda value: _ABSENT if value is None else f"{value:.2f}"
+    environment.filters["threshold"] = lambda value: _ABSENT if value is None else score_text(value)
     evaluation = data.evaluation
     labels = _ordered_labels(evaluation.per_label)
     fold = _ROWS_BEFORE_FOLD if len(labels) > _MOST_ROWS else len(labels)

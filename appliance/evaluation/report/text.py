@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +117,13 @@ def error_rows(analysis: Analysis) -> list[ErrorRow]:
     return sorted(rows, key=lambda row: (-row.ap_cost, -row.count))
 
 
+def score_text(score: float) -> str:
+    """A score threshold with two to four digits, rounded down: what reaches it reaches the text too."""
+    # The tiny addend is for float32, in which 0.7 is 0.69999999.
+    digits = f"{math.floor(1e4 * score + 1e-3) / 1e4:.4f}"
+    return digits[:4] + digits[4:].rstrip("0")
+
+
 def summary(evaluation: EvaluationResult, analysis: Analysis) -> str:
     """What the model does at its best threshold, and what costs it most."""
     best = evaluation.pascal.best
@@ -128,7 +136,7 @@ def summary(evaluation: EvaluationResult, analysis: Analysis) -> str:
     if best.false_positives == 1:
         wrong = "one wrong one"
     text = (
-        f"At a score of {best.score_threshold:.2f} or more the model finds {found}, "
+        f"At a score of {score_text(best.score_threshold)} or more the model finds {found}, "
         f"with {wrong} among its detections."
     )
     worst = error_rows(analysis)[0]
