@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from appliance import storage
 from appliance.annotations.checks.findings import counted
@@ -24,6 +24,7 @@ from appliance.annotations.source import AnnotationSource, Entry, PictureAnnotat
 from appliance.errors import ApplianceError, ConfigError, DatasetError, LabelError
 from appliance.images import drawing
 from appliance.images.decoding import decode_image
+from appliance.images.fonts import Font, font_for
 from appliance.images.header import PictureHeader
 from appliance.labels import LabelMap
 
@@ -39,8 +40,6 @@ _EMPTY, _WARNING = (242, 244, 246), (179, 58, 0)
 _TITLE_PX, _TEXT_PX = 26, 15
 _CHIP_PX = 16
 _CAPTION_PX = 2 * _TEXT_PX + 14
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,8 @@ def _arrange(
         columns = max(1, min(len(tiles), round(math.sqrt(_PROPORTIONS * len(tiles) * proportions))))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     width = 2 * _MARGIN_PX + columns * tile_width + (columns - 1) * _GAP_PX
-    font, title_font = ImageFont.load_default(_TEXT_PX), ImageFont.load_default(_TITLE_PX)
+    written = [entry[0] for entry in legend] + [tile.name for tile in tiles]
+    font, title_font = font_for(written, _TEXT_PX), font_for([title], _TITLE_PX)
     chips = _legend_places(legend, width - 2 * _MARGIN_PX, font)
     legend_top = _MARGIN_PX + _TITLE_PX + 18
     top = legend_top + (chips[-1][1] + _CHIP_PX + 24 if chips else 0)
@@ -251,7 +251,7 @@ def _place(
     tile: _Tile,
     corner: tuple[int, int],
     width: int,
-    font: _Font,
+    font: Font,
 ) -> None:
     """A picture, and below it its name and how many objects it has."""
     left, top = corner
@@ -263,7 +263,7 @@ def _place(
 
 
 def _legend_places(
-    legend: Sequence[tuple[str, int, int, int]], room_px: int, font: _Font
+    legend: Sequence[tuple[str, int, int, int]], room_px: int, font: Font
 ) -> list[tuple[int, int, str]]:
     """Where the chips of the legend go, (x, y, text), in as many lines as they need."""
     places: list[tuple[int, int, str]] = []
@@ -278,7 +278,7 @@ def _legend_places(
     return places
 
 
-def _fitted(text: str, font: _Font, room_px: float) -> str:
+def _fitted(text: str, font: Font, room_px: float) -> str:
     """The text, without its end where that does not fit."""
     if font.getlength(text) <= room_px:
         return text

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from appliance import storage
 from appliance.errors import StorageError
 from appliance.images.decoding import decode_image
+from appliance.images.fonts import Font, font_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Colour = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rectangle = tuple[float, float, float, float]
 
 # Okabe and Ito (2008), in an order that keeps neighbours apart, with a light grey for their black, which
@@ -82,7 +82,7 @@ def draw_detections(
     # Growing with the root keeps captions legible on thumbnails and modest on large pictures.
     root_px = min(picture.size) ** 0.5
     line_px = max(round(0.1 * root_px), 1)
-    font = ImageFont.load_default(max(round(0.66 * root_px), _MIN_FONT_PX))
+    font = font_for(captions, max(round(0.66 * root_px), _MIN_FONT_PX))
     draw = ImageDraw.Draw(picture)
     colours = [colour_of(int(class_id)) for class_id in class_ids]
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.errors import ConfigError
 from appliance.images import drawing
+from appliance.images.fonts import Font, font_for
 from appliance.model.spec import ModelSpec
 from appliance.training.augmentation import Picture, Sample, augment, partners
 from appliance.training.config import AUGMENTATION_SETTINGS, TrainingConfig
@@ -147,7 +148,7 @@ def _captioned(
     tile = Image.new("RGB", (image.width, image.height + _CAPTION_PX), _PAPER)
     tile.paste(image)
     draw = ImageDraw.Draw(tile)
-    font = ImageFont.load_default(15)
+    font = font_for([left], 15)
     room = image.width - (font.getlength(right) + 12 if right else 0)
     draw.text((0, image.height + 5), drawing.shortened(left, font, room), _INK, font)
     draw.text((image.width, image.height + 5), right, colour, font, anchor="ra")
@@ -163,8 +164,9 @@ def _arrange(tiles: Sequence[Sequence[Image.Image]], title: str, subtitle: str) 
     height = top + sum(heights) + _GAP_PX * (len(tiles) - 1) + _MARGIN_PX
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    heading = drawing.shortened(title, ImageFont.load_default(26), width - 2 * _MARGIN_PX)
-    draw.text((_MARGIN_PX, _MARGIN_PX - 6), heading, _INK, ImageFont.load_default(26))
+    title_font = font_for([title], 26)
+    heading = drawing.shortened(title, title_font, width - 2 * _MARGIN_PX)
+    draw.text((_MARGIN_PX, _MARGIN_PX - 6), heading, _INK, title_font)
     for number, line in enumerate(lines):
         place = (_MARGIN_PX, _MARGIN_PX + 32 + 22 * number)
         draw.text(place, line, _PALE_INK, ImageFont.load_default(16))
@@ -175,7 +177,7 @@ def _arrange(tiles: Sequence[Sequence[Image.Image]], title: str, subtitle: str) 
     return sheet
 
 
-def _wrapped(text: str, font: drawing.Font, room_px: float) -> list[str]:
+def _wrapped(text: str, font: Font, room_px: float) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         if font.getlength(f"{lines[-1]} {word}") > room_px:
