@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,3 +87,14 @@ def ray_cluster() -> Iterator[None]:
 
     with local_cluster(num_cpus=4, environment=RAY_SERVE_ENVIRONMENT):
         yield
+
+
+@pytest.fixture
+def own_process_state() -> Iterator[None]:
+    """Leaves logging and SIGTERM as they were: a command run in this process takes both."""
+    root = logging.getLogger()
+    before, sigterm = (root.handlers[:], root.level), signal.getsignal(signal.SIGTERM)
+    yield
+    root.handlers, level = before
+    root.setLevel(level)
+    signal.signal(signal.SIGTERM, sigterm)

@@ -29,16 +29,7 @@ def run_app(monkeypatch, *arguments: object) -> int:
     return int(stopped.value.code or 0)
 
 
-@pytest.fixture(autouse=True)
-def quiet_logging():
-    """Leaves the logging of the test run as it was."""
-    import logging
-
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers, level = before
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("own_process_state")
 
 
 def test_help_lists_every_command() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 
 import pytest
@@ -15,10 +14,8 @@ from appliance.cli import main as cli
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capsys, own_process_state):
     """Runs the command line in this process: exit code, standard output, standard error."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
 
     def run_app(*arguments):
         monkeypatch.setattr(sys, "argv", ["appliance", "data", *map(str, arguments)])
@@ -27,9 +24,7 @@ def run(monkeypatch, capsys):
         printed = capsys.readouterr()
         return int(stopped.value.code or 0), printed.out, printed.err
 
-    yield run_app
-    root.handlers, level = before
-    root.setLevel(level)
+    return run_app
 
 
 @pytest.fixture

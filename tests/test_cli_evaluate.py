@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,7 @@ CIRCLE, SQUARE = (4, 4, 24, 24), (50, 30, 80, 60)
 PICTURES = 8
 
 
-@pytest.fixture(autouse=True)
-def quiet_logging():
-    """Leaves the logging of the test run as it was."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers, level = before
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("own_process_state")
 
 
 @pytest.fixture(scope="module")

@@ -97,9 +97,8 @@ def train(
             "checkpoint_every_steps": checkpoint_every,
         },
     )
-    open_source(
-        data, data_format.value
-    )  # one part of data that is there, or a sentence that says so
+    # One part of data that is there, or a sentence that says so.
+    open_source(data, data_format.value)
     if check:
         refuse_errors({"train": data}, config=CheckConfig(format=data_format.value))
     dataset = ObjectDetectionDataset.read(data, format=data_format.value)
