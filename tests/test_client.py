@@ -24,6 +24,7 @@ def service_url(tiny_model_path):
     api = create_api(ScoringEngine.load(settings), settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # from here on connections wait for the server instead of being refused
         server = uvicorn.Server(uvicorn.Config(api, log_level="warning", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
