@@ -33,10 +33,12 @@ PLANTED = [
     ("picture-without-annotation", "train/JPEGImages/bare.jpg", None),
     ("annotation-without-picture", "train/Annotations/alone.xml", None),
     ("annotation-unreadable", "train/Annotations/broken.xml", None),
+    ("object-unreadable", "train/Annotations/unreadable.xml", 3),
     ("size-mismatch", "train/Annotations/resized.xml", None),
     ("box-inverted", "train/Annotations/inverted.xml", 3),
     ("box-without-area", "train/Annotations/flat.xml", 3),
     ("box-outside", "train/Annotations/outside.xml", 3),
+    ("box-mostly-outside", "train/Annotations/mostly.xml", 3),
     ("box-over-edge", "train/Annotations/edge.xml", 3),
     ("object-doubled", "train/Annotations/double.xml", 3),
     ("object-contradicted", "train/Annotations/contradicted.xml", 3),
@@ -47,12 +49,23 @@ PLANTED = [
     ("picture-blank", "train/JPEGImages/blank.jpg", None),
     ("picture-doubled", "train/JPEGImages/p1_again.jpg", None),
     ("picture-contradicted", "train/JPEGImages/p2_other.jpg", None),
+    ("picture-look-alike", "train/JPEGImages/p4_again.jpg", None),
     ("picture-leaked", "train/JPEGImages/p3.jpg", None),
     ("label-unknown", "test/Annotations/soap.xml", 3),
     ("label-variant", "train/Annotations/case.xml", 3),
     ("label-misspelt", "train/Annotations/spelling.xml", 3),
     ("label-rare", "train", None),
     ("label-not-tested", "test", None),
+]
+
+# What only other formats can have: planted in `test_checks_of_formats`.
+PLANTED_IN_OTHER_FORMATS = [
+    "annotation-id",
+    "boxes-as-corners",
+    "label-file-missing",
+    "object-of-no-picture",
+    "picture-outside",
+    "picture-unnamed",
 ]
 
 
@@ -99,6 +112,11 @@ def found(root, findings):
     )
 
 
+def codes(findings):
+    """What kinds of defects they are, in their order."""
+    return [finding.code for finding in findings]
+
+
 def planted():
     """What must be found, sorted."""
     return sorted(PLANTED)
@@ -109,7 +127,8 @@ def _plant_boxes(train):
         "inverted": (50, 20, 10, 30),
         "flat": (50, 20, 50, 30),
         "outside": (200, 5, 210, 9),
-        "edge": (85, 20, 108, 67),
+        "mostly": (85, 20, 108, 64),
+        "edge": (85, 20, 104, 67),
         "double": (5, 4, 30, 30),
         "tiny": (90, 55, 92, 57),
         "covering": (0, 0, 96, 64),
@@ -136,6 +155,7 @@ def _plant_pictures(train):
     annotate(train, "alone", EGG)
     add(train, "broken")
     (train / "Annotations/broken.xml").write_text("<annotation><object>")
+    add(train, "unreadable", EGG, MILK, ("egg", (1, 2, 30, "nan")))
     blank = encoded(Image.new("RGB", SIZE_WH, (128, 128, 128)))
     add(train, "blank", EGG, MILK, data=blank)
     # The same pixels in another file, and the same file under another name.
@@ -143,6 +163,8 @@ def _plant_pictures(train):
     with (pictures / "p1_again.jpg").open("ab") as stream:
         stream.write(b"a comment behind the picture")
     annotate(train, "p1_again", EGG, MILK)
+    with Image.open(pictures / "p4.jpg") as again:
+        add(train, "p4_again", EGG, MILK, data=encoded(again, quality=60))
     shutil.copy(pictures / "p2.jpg", pictures / "p2_other.jpg")
     annotate(train, "p2_other", EGG)
 

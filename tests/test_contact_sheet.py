@@ -94,7 +94,7 @@ def test_what_cannot_be_shown_says_why(shelf):
     add(shelf, "broken", EGG, data=b"no picture")
     add(shelf, "resized", EGG, size_hw=(10, 10))
     add(shelf, "negative")
-    add(shelf, "outside", ("egg", (200, 5, 210, 9)), ("egg", (90, 5, 120, 30)))
+    add(shelf, "outside", ("egg", (200, 5, 210, 9)), ("egg", (90, 5, 101, 30)))
     (shelf / "Annotations/p0.xml").write_text("<annotation>")
     annotate(shelf, "alone", EGG)
     sheet = sheet_of(shelf)

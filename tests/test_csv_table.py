@@ -29,7 +29,7 @@ def annotations(path):
 
 def refusal(path):
     with pytest.raises(DatasetError) as caught:
-        annotations(path)
+        ObjectDetectionDataset.read(path)
     return caught.value.message.replace(str(path), "F")
 
 

@@ -7,7 +7,7 @@ from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.annotations.formats import pascal_voc
 from appliance.annotations.formats.opening import detect_format, open_source, parts_of
 from appliance.annotations.source import ObjectAnnotation, PictureAnnotation
-from appliance.errors import ConfigError, DatasetError, StorageError
+from appliance.errors import ConfigError, DatasetError, InputError, StorageError
 
 EGG = ObjectAnnotation("egg", (24, 16, 72, 48))
 CSV = "image,label,xmin,ymin,xmax,ymax\n1.jpg,egg,24,16,72,48\n"
@@ -176,7 +176,7 @@ def test_parts(put, files, parts):
         by_address = open_source(f"{folder}#{part}")
         assert by_address.root == place
         for source in (by_address, open_source(place), open_source(folder, part=part)):
-            source.refuse_loners()
+            source.refuse_faults()
             assert [o.box_xyxy for e in source.entries for o in e.read().objects] == [EGG.box_xyxy]
     with pytest.raises(DatasetError) as caught:
         open_source(folder)
@@ -236,6 +236,47 @@ def test_path_that_holds_the_mark_of_a_part(put):
     assert len(open_source(folder).entries) == 1
     folder = put("a#b/1.xml", "a#b/1.jpg") / "a#b"
     assert len(open_source(folder).entries) == 1
+
+
+def test_a_format_that_the_data_is_not_in(put):
+    folder = put("Annotations/1.xml", "JPEGImages/1.jpg")
+    voc = "Pascal VOC (XML files in Annotations/ or beside the pictures)"
+    for kind, expected in {
+        "coco": "COCO (a .json in the folder, in annotations/ or in train/)",
+        "csv": "CSV (a .csv in the folder or in train/)",
+        "yolo": "YOLO (data.yaml, or text files in labels/ or beside the pictures)",
+    }.items():
+        with pytest.raises(DatasetError) as caught:
+            open_source(folder, kind)
+        assert str(caught.value) == (
+            f"No {kind.upper()} annotations found: {folder} (got {voc}, expected {expected}). Name "
+            "the right format, or none to have it found out."
+        )
+    with pytest.raises(
+        DatasetError, match=r"No CSV annotations found: .*JPEGImages [(]expected CSV"
+    ):
+        open_source(folder / "JPEGImages", "csv")
+
+
+def test_paths_that_are_no_data(put):
+    folder = put("1.xml", "1.jpg")
+    for path, message in {
+        "": "The path of the data is empty. Give a folder or file; . is the present folder.",
+        f"{folder}#bogus": (
+            f"No such part: {folder} (got bogus, expected one of train, valid, val, validation, test)"
+        ),
+        f"{folder}/1.jpg": (
+            f"Not a folder of annotated pictures: {folder}/1.jpg (got a picture, expected a folder, or "
+            "a file of annotations (.json, .csv, .tsv, .yaml, .txt)). Give the folder that holds the "
+            "pictures with their annotations."
+        ),
+        f"{folder}/1.xml": f"Not a folder of annotated pictures: {folder}/1.xml (got a file,",
+        f"{folder}/nowhere#bogus": f"No such dataset folder: {folder}/nowhere#bogus. Check the path",
+    }.items():
+        for read in (open_source, parts_of, detect_format):
+            with pytest.raises(InputError) as caught:
+                read(path)
+            assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("names", [("a.json", "b.json"), ("train.csv", "more.csv")])

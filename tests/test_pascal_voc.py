@@ -109,6 +109,27 @@ def test_unusable_size_is_unknown(size):
             ),
         ),
         (
+            "<name>cup</name><polygon><x1>3</x1><y1>4</y1></polygon>",
+            (
+                "Object 1 (cup) has an outline instead of a box: a.xml (got <polygon> without <bndbox>, "
+                "expected <bndbox> with xmin, ymin, xmax and ymax)"
+            ),
+        ),
+        (
+            "<name>cup</name><robndbox><cx>3</cx><angle>1</angle></robndbox>",
+            (
+                "Object 1 (cup) has a rotated box instead of an upright one: a.xml (got <robndbox> "
+                "without <bndbox>, expected <bndbox> with xmin, ymin, xmax and ymax)"
+            ),
+        ),
+        (
+            f"<name>cup</name>{box_xml(xmin='-1e7')}",
+            (
+                "Object 1 (cup) has no usable xmin: a.xml (got '-1e7', expected a number of pixels "
+                "in <bndbox>)"
+            ),
+        ),
+        (
             f"<name>cup</name>{box_xml(ymax='tall')}",
             (
                 "Object 1 (cup) has no usable ymax: a.xml (got 'tall', expected a number of pixels "
@@ -126,7 +147,7 @@ def test_unusable_size_is_unknown(size):
 )
 def test_one_sentence_per_mistake(content, message):
     with pytest.raises(DatasetError) as caught:
-        parse(objects_xml(content))
+        parse(objects_xml(content)).refuse_faults()
     assert caught.value.message == message
 
 
@@ -213,7 +234,7 @@ def test_parts_of_an_object_do_not_count():
     annotation = parse(objects_xml(f"{part}<name>person</name>{part}{box_xml()}"))
     assert annotation.objects == (ObjectAnnotation("person", (1, 2, 3, 4)),)
     with pytest.raises(DatasetError, match="no usable xmin"):
-        parse(objects_xml(f"<name>person</name>{part}"))
+        parse(objects_xml(f"<name>person</name>{part}")).refuse_faults()
 
 
 def test_write_and_read_back(tmp_path):

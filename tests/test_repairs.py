@@ -9,6 +9,7 @@ from PIL import Image
 from planted_defects import (
     EGG,
     MILK,
+    PLANTED_IN_OTHER_FORMATS,
     add,
     annotate,
     found,
@@ -70,8 +71,10 @@ def test_the_repaired_copy_has_no_errors_and_the_source_is_untouched(tmp_path):
     assert {finding.code for finding in left} == unmended
     assert {finding.severity for finding in left} == {"warning"}
     # And of all that was to be mended, nothing.
-    assert {change.code for change in repaired.changes} == set(DEFECTS) - unmended
-    assert repaired.pictures == {"train": 28, "test": 4}
+    assert {change.code for change in repaired.changes} == (
+        set(DEFECTS) - unmended - set(PLANTED_IN_OTHER_FORMATS)
+    )
+    assert repaired.pictures == {"train": 31, "test": 4}
     training = ObjectDetectionDataset.read(out, part="train")
     ObjectDetectionDataset.read(out, part="test", labels=training.labels)
 
@@ -81,9 +84,11 @@ def test_every_change_is_listed(tmp_path):
     repaired = write_repaired(survey_dataset(parts), tmp_path / "data", out)
     assert brief(tmp_path / "data", repaired.changes) == [
         ("clipped", "box-over-edge", "train/Annotations/edge.xml", 3),
+        ("dropped", "box-mostly-outside", "train/Annotations/mostly.xml", 3),
         ("dropped", "box-outside", "train/Annotations/outside.xml", 3),
         ("dropped", "box-without-area", "train/Annotations/flat.xml", 3),
         ("dropped", "object-doubled", "train/Annotations/double.xml", 3),
+        ("dropped", "object-unreadable", "train/Annotations/unreadable.xml", 3),
         ("left out", "annotation-unreadable", "train/Annotations/broken.xml", None),
         ("left out", "annotation-without-picture", "train/Annotations/alone.xml", None),
         ("left out", "label-unknown", "test/Annotations/soap.xml", None),
@@ -105,7 +110,7 @@ def test_every_change_is_listed(tmp_path):
     assert [json.loads(line) for line in lines] == [change.to_json() for change in repaired.changes]
     clip = next(change for change in repaired.changes if change.action == "clipped")
     assert str(clip).replace(str(tmp_path), "") == (
-        "clipped: /data/train/Annotations/edge.xml: object 3 (egg): reached 12 over the right and 3 "
+        "clipped: /data/train/Annotations/edge.xml: object 3 (egg): reached 8 over the right and 3 "
         "over the bottom edge, now xmin 85, ymin 20, xmax 96, ymax 64 [box-over-edge]"
     )
 
@@ -116,7 +121,7 @@ def test_the_repaired_objects(tmp_path):
     )
     objects = objects_of(tmp_path / "out/train")
     sound = [("egg", [4, 4, 30, 30]), ("milk", [40, 10, 80, 50])]
-    for name in ("p0", "flat", "outside", "double", "resized", "blank"):
+    for name in ("p0", "flat", "outside", "mostly", "unreadable", "double", "resized", "blank"):
         assert objects[f"{name}.jpg"] == sound, name
     assert objects["edge.jpg"] == [*sound, ("egg", [85, 20, 96, 64])]
     assert objects["inverted.jpg"] == [*sound, ("egg", [10, 20, 50, 30])]
@@ -138,7 +143,7 @@ def test_pictures_are_copied_byte_by_byte_in_their_folders(tmp_path):
 def test_the_copy_has_the_format_of_the_source(tmp_path, kind, parts):
     for part in parts:
         plant_sound_pictures(tmp_path / "voc" / part, 3)
-        add(tmp_path / "voc" / part, "edge", EGG, ("milk", (85, 20, 108, 64)))
+        add(tmp_path / "voc" / part, "edge", EGG, ("milk", (85, 20, 104, 64)))
         add(tmp_path / "voc" / part, "outside", EGG, ("milk", (100, 20, 110, 40)))
     convert(tmp_path / "voc", tmp_path / "data", kind)
     repaired = repair(tmp_path / "data", tmp_path / "out")
@@ -283,9 +288,12 @@ def test_new_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     check_new_folder(tmp_path / "empty")
     check_new_folder(tmp_path / "new", not_inside=tmp_path / "data")
+    check_new_folder(tmp_path / "empty", not_inside="")
     check_new_folder("fsspec+memory://shop/new", not_inside=tmp_path)
     with pytest.raises(StorageError, match="Will not write into the data"):
         check_new_folder("s3://shop/data/new", not_inside="s3://shop/data")
+    with pytest.raises(StorageError, match="Will not write into the data"):
+        check_new_folder(tmp_path / "empty/out", not_inside=f"{tmp_path}/empty#train")
     link = tmp_path / "link"
     os.symlink(tmp_path / "empty", link)
     with pytest.raises(StorageError, match="Will not write into the data"):

@@ -93,7 +93,7 @@ def test_loners_and_doubles_are_told_apart(tmp_path):
     with pytest.raises(DatasetError, match=r"A picture has no annotation: .*/2\.jpg"):
         source.entries[1].read()
     with pytest.raises(DatasetError, match=r"Two pictures share one name.*1\.png"):
-        source.refuse_loners()
+        source.refuse_faults()
 
 
 def test_named_folders_are_taken_at_their_word(tmp_path):

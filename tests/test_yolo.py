@@ -17,7 +17,7 @@ NAMES = "names: [egg, soap, water]\n"
 
 
 def parsed(text, size_hw=(64, 96)):
-    return parse(text.encode(), LABELS, size_hw, source="a.txt").objects
+    return parse(text.encode(), LABELS, size_hw, source="a.txt").refuse_faults().objects
 
 
 def put(path, content):
@@ -127,10 +127,10 @@ def test_path_in_the_yaml_may_be_that_of_another_machine(tmp_path, base):
 
 
 def test_absolute_path_in_the_yaml(tmp_path):
-    put_set(tmp_path / "far", "images/1.jpg")
-    put(tmp_path / "near/data.yaml", f"path: {tmp_path}/far\ntrain: images\n{NAMES}")
+    put_set(tmp_path / "near", "photos/images/1.jpg")
+    put(tmp_path / "near/data.yaml", f"path: {tmp_path}/near/photos\ntrain: images\n{NAMES}")
     assert names_and_boxes(open_source(tmp_path / "near/data.yaml")) == {"1": BOX}
-    put(tmp_path / "near/data.yaml", f"train: {tmp_path}/far/images\n{NAMES}")
+    put(tmp_path / "near/data.yaml", f"train: {tmp_path}/near/photos/images\n{NAMES}")
     assert names_and_boxes(open_source(tmp_path / "near")) == {"1": BOX}
 
 
@@ -234,7 +234,7 @@ def test_text_file_without_a_picture(tmp_path, part):
         ("2", True),
     ]
     with pytest.raises(DatasetError, match=r"An annotation has no picture: .*/2\.txt"):
-        source.refuse_loners()
+        source.refuse_faults()
 
 
 def test_boxes_are_of_the_upright_picture(tmp_path):

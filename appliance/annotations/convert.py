@@ -106,6 +106,7 @@ def convert(
     train_size: float | None = None,
     seed: int = 0,
     link: bool = False,
+    images_root: str | os.PathLike[str] | None = None,
 ) -> Conversion:
     """Writes annotated pictures in another format.
 
@@ -118,6 +119,8 @@ def convert(
             proportion; a share above 0 and below 1.
         seed: Decides which picture goes where.
         link: Link pictures instead of copying them, where both folders are local.
+        images_root: A folder or bucket elsewhere that holds the pictures; without it they lie in the
+            folder of the data.
 
     Raises:
         ConfigError: There is no such format, or the share is wrong.
@@ -132,9 +135,9 @@ def convert(
             "train_size is wrong", got=train_size, expected="a share above 0 and below 1"
         )
     check_new_folder(target, not_inside=root)
-    sources = _open_parts(root, format)
+    sources = _open_parts(root, format, images_root)
     for source in sources.values():
-        source.refuse_loners()
+        source.refuse_faults()
     labels = tuple(
         dict.fromkeys(label for source in sources.values() for label in source.labels or ())
     )
@@ -188,13 +191,17 @@ def write_sources(
 
 
 def _open_parts(
-    root: str, format: FormatName | Literal["auto"]
+    root: str,
+    format: FormatName | Literal["auto"],
+    images_root: str | os.PathLike[str] | None,
 ) -> dict[str | None, AnnotationSource]:
     kind = detect_format(root) if format == "auto" else format
     parts = parts_of(root, kind)
     if not parts:
-        return {None: open_source(root, kind)}
-    return {part: open_source(place, kind) for part, place in parts.items()}
+        return {None: open_source(root, kind, images_root=images_root)}
+    return {
+        part: open_source(place, kind, images_root=images_root) for part, place in parts.items()
+    }
 
 
 def _labels_on(entry: Entry) -> frozenset[str]:

@@ -114,6 +114,7 @@ class ObjectDetectionDataset:
         part: str | None = None,
         annotations_dir: str = ANNOTATIONS_DIR,
         image_subdirectory: str = IMAGE_SUBDIRECTORY,
+        images_root: str | os.PathLike[str] | None = None,
     ) -> ObjectDetectionDataset:
         """Reads annotated pictures in any format: Pascal VOC, COCO JSON, YOLO or CSV.
 
@@ -127,6 +128,8 @@ class ObjectDetectionDataset:
             part: `train`, `val`, `valid` or `test` of divided data.
             annotations_dir: Pascal VOC: the subfolder with XML files.
             image_subdirectory: Pascal VOC: the subfolder with pictures.
+            images_root: A folder or bucket elsewhere that holds the pictures; without it they lie in the
+                folder of the data.
 
         Raises:
             StorageError: There is nothing.
@@ -139,6 +142,7 @@ class ObjectDetectionDataset:
             part=part,
             annotations_dir=annotations_dir,
             image_subdirectory=image_subdirectory,
+            images_root=images_root,
         )
         if name is None:
             name = base_name(path) or "dataset"
@@ -148,7 +152,7 @@ class ObjectDetectionDataset:
     def _from_source(
         cls, source: AnnotationSource, name: str, labels: Iterable[Label | str] | None
     ) -> ObjectDetectionDataset:
-        source.refuse_loners()
+        source.refuse_faults()
         images: list[AnnotatedImage] = []
         clipped = 0
         read = read_in_order(read_image, source.entries, root=source.root)

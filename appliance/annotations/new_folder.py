@@ -36,6 +36,10 @@ def check_new_folder(
 
 
 def _lies_inside(out: str | os.PathLike[str], data: str | os.PathLike[str]) -> bool:
+    if not os.fspath(data):
+        return False  # whoever reads it says so
+    if not storage.is_remote(data) and not storage.local_path(data).exists():
+        data = os.fspath(data).rpartition("#")[0] or data  # `DATA#train` is a part of DATA
     if storage.is_remote(out) or storage.is_remote(data):
         return f"{os.fspath(out).rstrip('/')}/".startswith(f"{os.fspath(data).rstrip('/')}/")
     return storage.local_path(out).resolve().is_relative_to(storage.local_path(data).resolve())

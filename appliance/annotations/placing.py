@@ -5,6 +5,9 @@ write boxes of the upright picture; tools that ignore the EXIF orientation write
 stored. The size they write beside the boxes says which of the two it was, and boxes of the second kind are
 turned with the picture. Where no size is written, or it is the same both ways, the boxes are taken to be
 upright.
+
+A box may reach over the edge, as annotators draw generously: what is outside is cut off. One with less than
+half of its area inside is no box of something in this picture; what cutting leaves of it would be junk.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import numpy.typing as npt
 from appliance.annotations.source import PictureAnnotation
 from appliance.errors import DatasetError
 from appliance.images.header import PictureHeader
+
+ROUNDING_PX = 0.5  # formats that store shares of the picture are off by as much without any mistake
+LEAST_INSIDE = 0.5
 
 
 def boxes_in_picture(
@@ -62,7 +68,24 @@ def box_fault(box_xyxy: npt.NDArray[np.float64], size_hw: tuple[int, int]) -> st
         return "has no area"
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
         return "lies outside the picture"
+    if share_inside(box_xyxy, size_hw) < LEAST_INSIDE:
+        return "lies mostly outside the picture"
     return None
+
+
+def share_inside(box_xyxy: npt.NDArray[np.float64], size_hw: tuple[int, int]) -> float:
+    """Which share of a box's area lies in the picture; all of it if only rounding keeps it from that.
+
+    Args:
+        box_xyxy: A box of some area, in pixels.
+        size_hw: Of the picture.
+    """
+    x1, y1, x2, y2 = map(float, box_xyxy)
+    height, width = size_hw
+    if max(-x1, -y1, x2 - width, y2 - height) <= ROUNDING_PX:
+        return 1.0
+    inside = max(min(x2, width) - max(x1, 0), 0) * max(min(y2, height) - max(y1, 0), 0)
+    return inside / ((x2 - x1) * (y2 - y1))
 
 
 def format_box(box_xyxy: npt.NDArray[np.floating]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from appliance import storage
 from appliance.annotations.checks.findings import counted
 from appliance.annotations.statistics import DatasetStatistics, Numbers
+from appliance.images.chart_fonts import any_letters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,10 +59,11 @@ def write_charts(
         charts["labels_together.png"] = labels_together
     written = []
     for file_name, draw in charts.items():
-        figure = draw(statistics)
-        figure.text(0.99, 0.005, name, ha="right", va="bottom", fontsize=7, color=_PALE_INK)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI)
+        with any_letters():
+            figure = draw(statistics)
+            figure.text(0.99, 0.005, name, ha="right", va="bottom", fontsize=7, color=_PALE_INK)
+            figure.savefig(buffer, format="png", dpi=_DPI)
         path = storage.join(folder, file_name)
         storage.write_bytes(path, buffer.getvalue())
         written.append(path)

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from appliance.cli.options import Json
+from appliance.cli.options import FormatOption, Json
 from appliance.cli.tables import print_json
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ DataArgument = Annotated[
         metavar="DATA",
         help="Folder or file of annotated pictures in any format, divided into parts or not.",
     ),
-]
-FormatOption = Annotated[
-    Literal["auto", "voc", "coco", "yolo", "csv"],
-    typer.Option("--format", help="How the annotations are written."),
 ]
 LabelsOption = Annotated[
     str | None,
@@ -53,6 +49,12 @@ def check(
             metavar="PX", help="Shorter side of the model's input; default the default's."
         ),
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder or bucket of the pictures, if they lie elsewhere."
+        ),
+    ] = None,
     format_: FormatOption = "auto",
     json: Json = False,
 ) -> None:
@@ -63,11 +65,11 @@ def check(
     Example: appliance data check fridge/ --fix fridge-repaired/
     """
     from appliance.annotations.checks.findings import count_by_severity
-    from appliance.annotations.checks.repairs import write_repaired
+    from appliance.annotations.checks.repairs import CODES_OF_LOST_PARTS, write_repaired
     from appliance.annotations.checks.survey import CheckConfig, survey_dataset
     from appliance.annotations.new_folder import check_new_folder
 
-    config = CheckConfig(format_, names_in(labels), min_examples, input_side)
+    config = CheckConfig(format_, names_in(labels), min_examples, input_side, images_root=images)
     if fix is not None:
         check_new_folder(fix, not_inside=data)
     survey = survey_dataset(data, config=config)
@@ -77,17 +79,18 @@ def check(
     decides, lost = survey, list[str]()
     if fix is not None:
         repair = write_repaired(survey, data, fix, config=config)
-        decides = survey_dataset(fix, config=replace(config, format=repair.format))
+        decides = survey_dataset(
+            fix, config=replace(config, format=repair.format, images_root=None)
+        )
         document["repair"] = _repair_json(repair, decides)
         if not json:
             _print_repair(repair, decides)
-        lost = [change.part for change in repair.changes if change.code == "part-unreadable"]
+        left_out = [change for change in repair.changes if change.code in CODES_OF_LOST_PARTS]
+        lost = [change.part for change in left_out]
         document["repair"]["parts_lost"] = lost
         if lost:
-            print(
-                f"warning: not in the copy, for they cannot be read: {', '.join(lost)}",
-                file=sys.stderr,
-            )
+            parts = ", ".join(f"{change.part} [{change.code}]" for change in left_out)
+            print(f"warning: not in the copy: {parts}", file=sys.stderr)
     if json:
         print_json(document)
     raise typer.Exit(1 if lost or count_by_severity(decides.findings)["error"] else 0)

@@ -35,13 +35,26 @@ def convert(
     link: Annotated[
         bool, typer.Option(help="Link local pictures instead of copying them.")
     ] = False,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder or bucket of the pictures, if they lie elsewhere."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write annotated pictures as COCO JSON, YOLO, CSV or Pascal VOC, with all their parts."""
     from appliance.annotations import convert as conversion
 
     done = conversion.convert(
-        data, out, to, format=from_, train_size=train_size, seed=seed, link=link
+        data,
+        out,
+        to,
+        format=from_,
+        train_size=train_size,
+        seed=seed,
+        link=link,
+        images_root=images,
     )
     if done.warning is not None:
         print(f"warning: {done.warning}", file=sys.stderr)

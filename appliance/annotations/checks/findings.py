@@ -54,6 +54,21 @@ DEFECTS: dict[str, Defect] = {
     "annotation-unreadable": Defect(
         "error", "an annotation that cannot be understood", "picture left out with it"
     ),
+    "picture-unnamed": Defect("error", "a picture without a file name", "picture left out"),
+    "picture-outside": Defect(
+        "error",
+        "a picture that is named outside of the folder of the data; it is not opened",
+        "picture left out",
+    ),
+    "object-unreadable": Defect(
+        "error", "an object whose class or box cannot be understood", "object dropped"
+    ),
+    "object-of-no-picture": Defect(
+        "error", "an object of a picture that is not listed", "object dropped"
+    ),
+    "annotation-id": Defect(
+        "error", "an annotation whose id is taken or none", "annotations numbered anew"
+    ),
     "size-mismatch": Defect(
         "error",
         "an annotation made for another picture size",
@@ -62,6 +77,12 @@ DEFECTS: dict[str, Defect] = {
     "box-inverted": Defect("error", "a box of negative width or height", "corners swapped"),
     "box-without-area": Defect("error", "a box of zero width or height", "object dropped"),
     "box-outside": Defect("error", "a box wholly outside its picture", "object dropped"),
+    "box-mostly-outside": Defect(
+        "error", "a box with more than half of its area outside its picture", "object dropped"
+    ),
+    "boxes-as-corners": Defect(
+        "error", "COCO boxes written as corners instead of width and height", "part left out"
+    ),
     "box-over-edge": Defect("warning", "a box that reaches outside its picture", "box clipped"),
     "object-doubled": Defect("warning", "an object annotated twice", "second one dropped"),
     "object-contradicted": Defect("warning", "two labels for one box"),
@@ -78,6 +99,9 @@ DEFECTS: dict[str, Defect] = {
     "picture-contradicted": Defect(
         "warning", "the same picture twice in one part, annotated differently"
     ),
+    "picture-look-alike": Defect(
+        "warning", "a picture that looks like another one, re-encoded or resized"
+    ),
     "picture-leaked": Defect(
         "error",
         "a picture of training that is also in a later part",
@@ -87,6 +111,11 @@ DEFECTS: dict[str, Defect] = {
         "error",
         "a class that the model will not know",
         "corrected where only case or spaces differ, else picture left out",
+    ),
+    "label-file-missing": Defect(
+        "warning",
+        "pictures that count as pictures without objects for want of a text file (YOLO)",
+        "empty text files written",
     ),
     "label-variant": Defect(
         "warning", "one class in two spellings of case or spaces", "label corrected"
@@ -131,7 +160,8 @@ class Finding:
         if self.picture is not None and PurePath(self.picture).name != PurePath(self.file).stem:
             text += f": picture {self.picture}"
         if self.object_number is not None:
-            text += f": object {self.object_number} ({self.label})"
+            text += f": object {self.object_number}"
+            text += f" ({self.label})" if self.label is not None else ""
         return text
 
     def __str__(self) -> str:
@@ -143,13 +173,14 @@ class Finding:
 
 
 def in_order(findings: Iterable[Finding], parts: Sequence[str]) -> list[Finding]:
-    """Errors before warnings, then by part, file, picture and object."""
+    """Errors before warnings, then by part, file, picture and object; what follows from others last."""
     rank = {part: index for index, part in enumerate(parts)}
     return sorted(
         findings,
         key=lambda finding: (
             finding.severity,
             rank.get(finding.part, len(rank)),
+            finding.code == "no-objects",
             finding.file,
             finding.picture or "",
             finding.object_number or 0,

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.annotations.checks.findings import Finding
-from appliance.annotations.placing import box_fault, format_box
-from appliance.annotations.source import ObjectAnnotation
+from appliance.annotations.placing import ROUNDING_PX, box_fault, format_box, share_inside
+from appliance.annotations.source import ObjectAnnotation, numbers_of
 from appliance.errors import ConfigError
 from appliance.model.spec import ModelSpec
 
 SAME_BOX_IOU = 0.9
-ROUNDING_PX = 0.5  # formats that store shares of the picture are off by as much without any mistake
 WHOLE_PICTURE = 0.98
 MAX_ELONGATION = 20.0
 # The proposal network takes an anchor for background below IoU 0.3. A square of half the smallest
@@ -77,6 +76,11 @@ def fault_of(box: npt.NDArray[np.float64], size_hw: tuple[int, int]) -> tuple[st
     distances = {"left": -x2, "top": -y2, "right": x1 - width, "bottom": y1 - height}
     beyond = [f"{px:g} pixels beyond the {side} edge" for side, px in distances.items() if px >= 0]
     picture = f"the picture of {width}x{height} pixels"
+    if not beyond:
+        outside = math.floor(100 * (1 - share_inside(box, size_hw)))
+        reaches = over_edge(box, size_hw)
+        what = f"{outside} % of the box lie outside {picture}, it reaches {reaches} edge"
+        return "box-mostly-outside", what
     return "box-outside", f"the box lies wholly outside {picture}, {' and '.join(beyond)}"
 
 
@@ -126,7 +130,8 @@ def check_objects(
         return Finding(code, file, what, part, picture, number, label)
 
     findings: list[Finding] = []
-    for number, (item, box) in enumerate(zip(objects, boxes, strict=True), start=1):
+    numbers = numbers_of(objects)
+    for number, item, box in zip(numbers, objects, boxes, strict=True):
         fault = fault_of(box, size_hw)
         faults = _shape_faults(item, box, size_hw, input_size) if fault is None else [fault]
         for code, what in faults:
@@ -136,14 +141,14 @@ def check_objects(
     for first, second, overlap in same_boxes(objects, inside, usable):
         item, other = objects[second], objects[first]
         if item.label == other.label:
-            what = f"doubles object {first + 1}: their boxes overlap with IoU {overlap:.2f}"
-            findings.append(make("object-doubled", what, second + 1, item.label))
+            what = f"doubles object {numbers[first]}: their boxes overlap with IoU {overlap:.2f}"
+            findings.append(make("object-doubled", what, numbers[second], item.label))
         else:
             what = (
-                f"has the box of object {first + 1} ({other.label}), IoU {overlap:.2f}: "
+                f"has the box of object {numbers[first]} ({other.label}), IoU {overlap:.2f}: "
                 f"one of the two labels is wrong"
             )
-            findings.append(make("object-contradicted", what, second + 1, item.label))
+            findings.append(make("object-contradicted", what, numbers[second], item.label))
     return findings
 
 

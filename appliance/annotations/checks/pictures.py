@@ -1,16 +1,17 @@
 """What is wrong with one picture and its annotation, each read once; nothing of them is kept but counts,
-hashes and findings.
+hashes, looks and findings.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from appliance import storage
 from appliance.annotations.checks.findings import Finding
+from appliance.annotations.checks.near_duplicates import Look
 from appliance.annotations.checks.objects import InputSize, check_objects, usable_objects
 from appliance.annotations.placing import boxes_in_picture
 from appliance.annotations.source import Entry, PictureAnnotation
@@ -32,11 +33,13 @@ class PictureDigest:
             encoding. Of a picture in a single colour, hash of the file.
         content: Hash of the file.
         objects: Hash of what is annotated on it.
+        look: What a copy in another size or encoding shares; None for a single colour.
     """
 
     pixels: bytes
     content: bytes
     objects: bytes = b""
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def inspect_entry(entry: Entry, *, part: str, input_size: InputSize) -> Inspecte
     if digest is not None and header is not None:
         found, usable = _inspect_annotation(annotation, header, entry, part, input_size)
         findings += found
-        digest = PictureDigest(digest.pixels, digest.content, _hash_objects(annotation))
+        digest = replace(digest, objects=_hash_objects(annotation))
     return Inspected(entry, tuple(findings), digest, labels, usable)
 
 
@@ -129,7 +132,8 @@ def _inspect_picture(
         what = f"every pixel has the colour ({colour}): was it taken or saved at all?"
         return PictureDigest(content, content), header, [("picture-blank", what)]
     rows = pixels.permute(1, 2, 0).contiguous().numpy()
-    return PictureDigest(_hash(repr(rows.shape).encode(), rows.data), content), header, []
+    pixels_hash = _hash(repr(rows.shape).encode(), rows.data)
+    return PictureDigest(pixels_hash, content, look=Look.of(pixels)), header, []
 
 
 def _code_of(error: ImageError, path: str) -> str:

@@ -2,14 +2,16 @@
 
 Only what is certain is repaired; the rest is left out where it is an error, else left as it is:
 
-- boxes over the edge are clipped; degenerate ones, ones outside and doubled ones are dropped;
+- boxes over the edge are clipped; degenerate ones, ones outside or mostly outside, and doubled ones are
+  dropped, and so are objects that cannot be read;
 - pictures that cannot be read and loners are left out, and so is a picture whose every object had to be
   dropped: without them it would teach that there is nothing;
 - a size that disagrees is corrected where the boxes tell what happened, see `boxes_for_the_picture`;
 - labels are corrected where only case or spaces differ, misspellings are never guessed. A picture with
   an unknown label is left out: without that object it would teach that the object is background;
 - of doubled pictures the first stays; a picture that is also in a later part stays there alone;
-- a part without any object is left out.
+- a part without any object is left out, and so is one whose COCO boxes are certainly corners: whoever
+  wrote them should write them anew.
 
 The source is never touched.
 """
@@ -23,7 +25,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from appliance import storage
-from appliance.annotations.checks.repairs_entry import Change, RepairRules, repair_entry
+from appliance.annotations.checks.changes import ACTIONS_ON_FAULTS, Change
+from appliance.annotations.checks.entries import finding_of
+from appliance.annotations.checks.findings import counted
+from appliance.annotations.checks.repairs_entry import RepairRules, repair_entry
 from appliance.annotations.checks.survey import WHOLE, CheckConfig, FolderPath, Survey
 from appliance.annotations.convert import write_sources
 from appliance.annotations.new_folder import check_new_folder
@@ -31,6 +36,8 @@ from appliance.annotations.reading import read_in_order, with_bar
 from appliance.annotations.source import AnnotationSource, Entry, FormatName, PictureAnnotation
 from appliance.errors import DatasetError
 
+# What keeps a whole part out of the copy although its objects may be sound.
+CODES_OF_LOST_PARTS = ("part-unreadable", "boxes-as-corners")
 CHANGES_FILE = "changes.jsonl"  # a .json would be taken for the annotations of a COCO folder
 
 
@@ -97,8 +104,9 @@ def _repair_parts(
     declared: dict[str, None] = {}
     allowed: Collection[str] | None = config.labels
     for name, summary in survey.parts.items():
-        if summary.source is None:
-            changes.append(_without(name, summary.folder, "part-unreadable"))
+        lost_by = _lost_by(name, survey)
+        if summary.source is None or lost_by is not None:
+            changes.append(_without(name, summary.folder, lost_by or "part-unreadable"))
             continue
         rules = RepairRules.of(
             name,
@@ -115,6 +123,7 @@ def _repair_parts(
         shown |= labels
         if allowed is None:  # the first part decides what a model can know
             allowed = labels | set(declared)
+        changes += _changes_of_list(summary.source, summary.folder, name)
         changes += changes_here
         sources[name] = source
     ordered = [label for label in declared if label not in survey.corrections]
@@ -138,13 +147,34 @@ def repaired_source(
         changes += result.changes
         if result.picture_path is not None:
             labels.update(item.label for item in result.annotation.objects)
-            read = partial(_repaired_annotation, entry, rules)
-            entries.append(replace(entry, picture_path=result.picture_path, read=read))
-    return replace(source, entries=tuple(entries), doubled=()), changes, labels
+            examine = partial(_repaired_annotation, entry, rules)
+            entries.append(replace(entry, picture_path=result.picture_path, examine=examine))
+    repaired = replace(source, entries=tuple(entries), doubled=(), faults=(), unlabelled=())
+    return repaired, changes, labels
 
 
 def _repaired_annotation(entry: Entry, rules: RepairRules) -> PictureAnnotation:
     return repair_entry(entry, rules).annotation
+
+
+def _lost_by(part: str, survey: Survey) -> str | None:
+    """The code of what keeps a part out of the copy, None if nothing does."""
+    codes = {finding.code for finding in survey.findings if finding.part == part}
+    return next((code for code in CODES_OF_LOST_PARTS if code in codes), None)
+
+
+def _changes_of_list(source: AnnotationSource, folder: str, part: str) -> list[Change]:
+    changes: list[Change] = []
+    for fault in source.faults:
+        action = ACTIONS_ON_FAULTS.get(fault.code, "dropped")
+        finding = finding_of(fault, folder, part)
+        changes.append(
+            Change(fault.code, action, finding.file, finding.what, part, label=fault.label)
+        )
+    if source.unlabelled:
+        what = f"{counted(len(source.unlabelled), 'picture')} got an empty label file"
+        changes.append(Change("label-file-missing", "written", folder, what, part))
+    return changes
 
 
 def _without(part: str, folder: str, code: str) -> Change:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 
+from appliance.annotations.checks.changes import ACTIONS_ON_FAULTS, Change
+from appliance.annotations.checks.entries import finding_of
 from appliance.annotations.checks.findings import Finding
 from appliance.annotations.checks.objects import (
     Boxes,
@@ -19,7 +20,12 @@ from appliance.annotations.checks.objects import (
     usable_objects,
 )
 from appliance.annotations.placing import boxes_in_picture, format_box
-from appliance.annotations.source import Entry, ObjectAnnotation, PictureAnnotation
+from appliance.annotations.source import (
+    Entry,
+    ObjectAnnotation,
+    PictureAnnotation,
+    numbers_of,
+)
 from appliance.errors import DatasetError
 from appliance.images.header import PictureHeader
 
@@ -34,41 +40,6 @@ _LEFT_OUT = (
     "picture-doubled",
     "picture-leaked",
 )
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that the copy has otherwise than the source.
-
-    Attributes:
-        code: The defect it repairs, one of `findings.DEFECTS`.
-        action: `left out`, `dropped`, `swapped`, `clipped`, `relabelled`, `resized` or `turned`.
-        file: The file of the source concerned.
-        what: What was done.
-        part: Part of the data.
-        picture: Name of the picture, None for a whole part.
-        object_number: Which object of its annotation, from 1; None for all.
-        label: Class of that object in the source.
-    """
-
-    code: str
-    action: str
-    file: str
-    what: str
-    part: str
-    picture: str | None = None
-    object_number: int | None = None
-    label: str | None = None
-
-    def __str__(self) -> str:
-        place = self.file
-        if self.object_number is not None:
-            place += f": object {self.object_number} ({self.label})"
-        return f"{self.action}: {place}: {self.what} [{self.code}]"
-
-    def to_json(self) -> dict[str, Any]:
-        """All attributes as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -158,7 +129,7 @@ def repair_entry(entry: Entry, rules: RepairRules) -> RepairedEntry:
     rejected = rules.left_out.get(entry.name)
     if rejected is not None:
         return RepairedEntry(None, PictureAnnotation(()), (rejected,))
-    annotation = entry.read()
+    annotation = entry.examine()
     log = _Log(rules.part, entry)
     rivals = (str(entry.picture_path), *rules.doubled.get(_stem(str(entry.picture_path)), ()))
     picture_path = _annotated_picture(rivals, annotation)
@@ -175,12 +146,16 @@ def repair_entry(entry: Entry, rules: RepairRules) -> RepairedEntry:
     if done:
         turned = annotation.size_hw == header.stored_hw
         log.note(*(("exif-ambiguous", "turned") if turned else ("size-mismatch", "resized")), done)
+    for fault in annotation.faults:
+        action = ACTIONS_ON_FAULTS.get(fault.code, "dropped")
+        what = finding_of(fault, str(entry.annotation_path), rules.part).what
+        log.note(fault.code, action, what, fault.object_number, fault.label)
     objects = _repair_objects(annotation.objects, boxes, header.size_hw, rules, log)
     for item in objects:
         if rules.allowed is not None and item.label not in rules.allowed:
             what = f"shows {item.label!r}, which is no class of the model"
             return log.leave_out("label-unknown", what)
-    if annotation.objects and not objects:
+    if (annotation.objects or annotation.faults) and not objects:
         return log.leave_out(log.changes[-1].code, "no object of it is left")
     repaired = PictureAnnotation(tuple(objects), header.size_hw, PurePath(picture_path).name)
     return RepairedEntry(picture_path, repaired, tuple(log.changes))
@@ -246,8 +221,9 @@ def _repair_objects(
         if corrected[first].label == corrected[second].label
     }
     kept: list[ObjectAnnotation] = []
+    numbers = numbers_of(objects)
     for index, (item, box) in enumerate(zip(corrected, boxes, strict=True)):
-        number, label = index + 1, objects[index].label
+        number, label = numbers[index], objects[index].label
         if fault_of(box, size_hw) is None and (box != given[index]).any():
             what = f"was {format_box(given[index])}, now {format_box(box)}"
             log.note("box-inverted", "swapped", what, number, label)
@@ -256,7 +232,7 @@ def _repair_objects(
             log.note(fault[0], "dropped", f"{fault[1]}: {format_box(box)}", number, label)
             continue
         if index in doubles:
-            what = f"doubles object {doubles[index] + 1}"
+            what = f"doubles object {numbers[doubles[index]]}"
             log.note("object-doubled", "dropped", what, number, label)
             continue
         if item.label != label:
@@ -266,7 +242,7 @@ def _repair_objects(
             log.note("box-over-edge", "clipped", what, number, label)
             box = inside[index]  # noqa: PLW2901 - the box to keep
         x1, y1, x2, y2 = box.tolist()
-        kept.append(replace(item, box_xyxy=(x1, y1, x2, y2)))
+        kept.append(replace(item, box_xyxy=(x1, y1, x2, y2), number=None))
     return kept
 
 

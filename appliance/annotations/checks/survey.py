@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from appliance.annotations.checks.corners import CODES_OF_BOXES, CornerCounts
+from appliance.annotations.checks.entries import CheckedEntry, check_entry, faults_of_list
 from appliance.annotations.checks.findings import Finding, counted, in_order
 from appliance.annotations.checks.labels import (
     LabelUse,
@@ -22,13 +24,9 @@ from appliance.annotations.checks.labels import (
     check_labels,
     spelling_corrections,
 )
+from appliance.annotations.checks.near_duplicates import SeenLooks
 from appliance.annotations.checks.objects import InputSize
-from appliance.annotations.checks.pictures import (
-    Inspected,
-    PictureDigest,
-    inspect_entry,
-    text_of_error,
-)
+from appliance.annotations.checks.pictures import PictureDigest, text_of_error
 from appliance.annotations.formats.opening import open_source, parts_of
 from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY
 from appliance.annotations.reading import read_in_order, with_bar
@@ -56,6 +54,7 @@ class CheckConfig:
             None takes the default model's.
         annotations_dir: Pascal VOC: subfolder with XML files.
         image_subdirectory: Pascal VOC: subfolder with pictures.
+        images_root: A folder elsewhere that holds the pictures; see `open_source`.
     """
 
     format: FormatName | Literal["auto"] = "auto"
@@ -64,6 +63,7 @@ class CheckConfig:
     input_side_px: int | None = None
     annotations_dir: str = ANNOTATIONS_DIR
     image_subdirectory: str = IMAGE_SUBDIRECTORY
+    images_root: FolderPath | None = None
 
 
 @dataclass
@@ -150,21 +150,32 @@ def survey_dataset(
     input_size = InputSize.of(config.input_side_px)
     summaries, findings = _open(parts, config)
     labels = {name: PartLabels(summary.folder) for name, summary in summaries.items()}
-    pictures = _SeenPictures()
+    pictures, looks = _SeenPictures(), SeenLooks()
     for name, summary in summaries.items():
         if summary.source is None:
             labels[name].complete = False
             continue
-        findings += _doubled_names(name, summary.source)
-        for inspected in _inspect(name, summary.source, input_size):
-            findings += inspected.findings
+        findings += faults_of_list(summary.source, summary.folder, name)
+        corners, of_boxes = CornerCounts(), list[Finding]()
+        for checked in _inspect(name, summary.source, input_size):
+            inspected = checked.inspected
+            for finding in inspected.findings:
+                (of_boxes if finding.code in CODES_OF_BOXES else findings).append(finding)
             if inspected.digest is not None:
                 findings += pictures.add(name, inspected.entry, inspected.digest)
-            _count(inspected, summary, labels[name])
+                digest, entry = inspected.digest, inspected.entry
+                looks.add(name, str(entry.picture_path), entry.name, digest.pixels, digest.look)
+            _count(checked, summary, labels[name])
+            corners += checked.corners
+        if corners.verdict is None:
+            findings += of_boxes
+        else:  # what is wrong with each box follows from that
+            findings.append(Finding("boxes-as-corners", summary.folder, corners.verdict, name))
         if not summary.objects:
             what = f"has no usable object on {counted(summary.pictures, 'usable picture')}"
             findings.append(Finding("no-objects", summary.folder, what, name))
             labels[name].complete = False
+    findings += looks.findings()
     declared = next(iter(summaries.values())).source
     findings += check_labels(
         labels,
@@ -191,6 +202,7 @@ def open_parts(
                 config.format,
                 annotations_dir=config.annotations_dir,
                 image_subdirectory=config.image_subdirectory,
+                images_root=config.images_root,
             )
         except ApplianceError as error:
             source = error
@@ -212,26 +224,22 @@ def _open(
     return summaries, findings
 
 
-def _inspect(part: str, source: AnnotationSource, input_size: InputSize) -> Iterator[Inspected]:
-    inspect = partial(inspect_entry, part=part, input_size=input_size)
-    inspected = read_in_order(inspect, source.entries, root=source.root)
-    return with_bar(inspected, total=len(source.entries), what=f"checking {part}")
+def _inspect(part: str, source: AnnotationSource, input_size: InputSize) -> Iterator[CheckedEntry]:
+    check = partial(
+        check_entry, part=part, input_size=input_size, count_corners=source.format == "coco"
+    )
+    checked = read_in_order(check, source.entries, root=source.root)
+    return with_bar(checked, total=len(source.entries), what=f"checking {part}")
 
 
-def _doubled_names(part: str, source: AnnotationSource) -> Iterator[Finding]:
-    for path in source.doubled:
-        what = "another picture has the same name, so the annotation is unclear"
-        yield Finding("picture-name-shared", path, what, part)
-
-
-def _count(inspected: Inspected, summary: PartSummary, labels: PartLabels) -> None:
-    entry = inspected.entry
+def _count(checked: CheckedEntry, summary: PartSummary, labels: PartLabels) -> None:
+    inspected, entry = checked.inspected, checked.inspected.entry
     if inspected.digest is not None and entry.annotation_path is not None:
         summary.pictures += 1
         summary.negatives += not any(inspected.usable)
     summary.objects += sum(inspected.usable)
-    for number, (label, usable) in enumerate(
-        zip(inspected.labels, inspected.usable, strict=True), start=1
+    for number, label, usable in zip(
+        checked.numbers, inspected.labels, inspected.usable, strict=True
     ):
         use = labels.used.setdefault(
             label, LabelUse(str(entry.annotation_path), entry.name, number)

@@ -10,60 +10,86 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from appliance import storage
+from appliance.annotations.formats.coco_document import (
+    hashable,
+    is_id,
+    labels_of,
+    read_document,
+)
 from appliance.annotations.formats.named_pictures import PictureFinder, entry_names, plain_name
 from appliance.annotations.source import (
     AnnotationSource,
     Entry,
+    Fault,
     ObjectAnnotation,
     PictureAnnotation,
+    is_coordinate,
+    read_objects,
 )
 from appliance.errors import DatasetError
 
-_UNREAD_KEYS = ("segmentation", "keypoints")
+
+@dataclass
+class _Picture:
+    """What a document says of one picture.
+
+    Attributes:
+        image: Its record.
+        annotations: The records that refer to it, each with what is wrong with its id, "" for nothing.
+        fault: What keeps it from being told from another picture, and what was found.
+    """
+
+    image: Mapping[str, Any]
+    file_name: str
+    annotations: list[tuple[Mapping[str, Any], str]] = field(default_factory=list)
+    fault: tuple[str, str] | None = None
 
 
-def open_coco(path: str | os.PathLike[str]) -> AnnotationSource:
+def open_coco(
+    path: str | os.PathLike[str], images_root: str | os.PathLike[str] | None = None
+) -> AnnotationSource:
     """Lists the pictures of a COCO document, which is read whole.
+
+    Args:
+        path: The document.
+        images_root: A folder of pictures elsewhere.
 
     Raises:
         StorageError: The file is not there.
-        DatasetError: It is no COCO document, an id stands twice, or an annotation has no picture.
+        DatasetError: It is no COCO document, or its categories are wrong; what is wrong with an image or
+            an annotation becomes a fault.
     """
     where = os.fspath(path)
-    images, annotations, categories = _document(where)
-    labels = _labels(categories, annotations, where)
-    named = _by_id(images, "picture", where)
-    annotations_of: dict[Any, list[Mapping[str, Any]]] = {key: [] for key in named}
-    _by_id([item for item in annotations if "id" in item], "annotation", where)
-    for item in annotations:
-        image_id = _hashable(item.get("image_id"))
-        if image_id not in annotations_of:
-            raise DatasetError(
-                "An annotation belongs to no picture",
-                where=where,
-                got=f"image_id {item.get('image_id')!r} in annotation {item.get('id')!r}",
-                expected="the id of one of the images",
-            )
-        annotations_of[image_id].append(item)
-    file_names = [_file_name(image, where) for image in named.values()]
-    _refuse_doubles(file_names, where)
-    finder, names = PictureFinder(where), entry_names(file_names)
+    images, annotations, categories = read_document(where)
+    labels = labels_of(categories, annotations, where)
+    pictures, by_id, unnamed = _pictures(images, where)
+    strays = _hand_out(annotations, by_id, where)
+    finder = PictureFinder(where, images_root)
+    found, outside = finder.find_all(picture.file_name for picture in pictures)
+    names = entry_names([picture.file_name for picture in pictures])
     entries = [
         Entry(
-            names[file_name],
-            finder.find(file_name),
+            names[picture.file_name],
+            found[picture.file_name],
             where,
-            partial(_read, image, file_name, annotations_of[key], labels, where),
+            partial(_read, picture, labels, where),
         )
-        for (key, image), file_name in zip(named.items(), file_names, strict=True)
+        for picture in pictures
+        if picture.file_name in found
     ]
     entries.sort(key=lambda entry: entry.name)
-    return AnnotationSource(where, "coco", tuple(entries), labels=tuple(labels.values()))
+    return AnnotationSource(
+        where,
+        "coco",
+        tuple(entries),
+        labels=tuple(labels.values()),
+        faults=(*unnamed, *strays, *outside),
+    )
 
 
 class CocoWriter:
@@ -121,143 +147,92 @@ class CocoWriter:
             yield f"annotations/{name}", text.encode()
 
 
-def _document(where: str) -> tuple[list[Any], list[Any], list[Any]]:
-    try:
-        document = json.loads(storage.read_bytes(where), object_hook=_without_unread)
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no text
-        raise DatasetError(
-            "The annotations are no JSON", where=where, got=str(error) or "nested too deeply"
-        ) from None
-    keys = ("images", "annotations", "categories")
-    if isinstance(document, list):
-        raise DatasetError(
-            "Not COCO annotations",
-            where=where,
-            got="a list, as detections are written (COCO results)",
-            expected=f"an object with the lists {', '.join(keys)}",
-        )
-    lists = [document.get(key) if isinstance(document, dict) else None for key in keys]
-    for key, value in zip(keys, lists, strict=True):
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise DatasetError(
-                "Not COCO annotations",
+def _pictures(
+    images: Sequence[Mapping[str, Any]], where: str
+) -> tuple[list[_Picture], dict[Any, _Picture], list[Fault]]:
+    """The pictures, each file once; id -> picture, also without a name; and those without one."""
+    pictures: dict[str, _Picture] = {}
+    by_id: dict[Any, _Picture] = {}
+    faults: list[Fault] = []
+    for image in images:
+        key, file_name = image.get("id"), image.get("file_name")
+        if not isinstance(file_name, str) or not plain_name(file_name):
+            got = f"file_name {file_name!r} of image {key!r}"
+            error = DatasetError("A picture has no file name", where=where, got=got)
+            faults.append(Fault("picture-unnamed", error))
+            picture = _Picture(image, "a picture without a name")
+        else:
+            picture = pictures.setdefault(plain_name(file_name), _Picture(image, file_name))
+            if picture.image is not image:
+                picture.fault = ("A picture is listed twice", file_name)
+        if not is_id(key):
+            picture.fault = ("The id of a picture is wrong", f"{key!r} of {picture.file_name}")
+            continue
+        other = by_id.setdefault(key, picture)
+        if other is not picture:
+            got = f"id {key!r} of {other.file_name} and of {picture.file_name}"
+            picture.fault = other.fault = ("Two pictures have the same id", got)
+    return list(pictures.values()), by_id, faults
+
+
+def _hand_out(
+    annotations: Sequence[Mapping[str, Any]], by_id: Mapping[Any, _Picture], where: str
+) -> list[Fault]:
+    """Gives each annotation to its picture; what belongs to none is a fault."""
+    faults: list[Fault] = []
+    seen: set[Any] = set()
+    for item in annotations:
+        key, image_id = item.get("id"), hashable(item.get("image_id"))
+        wrong = ""
+        if "id" in item:
+            if not is_id(key):
+                wrong = f"the id of an annotation is wrong (got {key!r}, expected a number)"
+            elif key in seen:
+                wrong = f"two annotations have the same id (got id {key!r} twice)"
+            else:
+                seen.add(key)
+        if image_id not in by_id:
+            error = DatasetError(
+                "An annotation belongs to no picture",
                 where=where,
-                got=f"{key} is {_kind(value)}",
-                expected=f"lists of objects: {', '.join(keys)}",
+                got=f"image_id {item.get('image_id')!r} in annotation {key!r}",
+                expected="the id of one of the images",
             )
-    images, annotations, categories = (value or [] for value in lists)
-    if not images:
-        raise DatasetError("The dataset is empty", where=where, expected="at least one of images")
-    return images, annotations, categories
+            faults.append(Fault("object-of-no-picture", error))
+        else:
+            by_id[image_id].annotations.append((item, wrong))
+    return faults
 
 
-def _without_unread(item: dict[str, Any]) -> dict[str, Any]:
-    # Outlines are most of a document; without them it takes a tenth of the memory.
-    for key in _UNREAD_KEYS:
-        item.pop(key, None)
-    return item
-
-
-def _kind(value: object) -> str:
-    return (
-        "missing"
-        if value is None
-        else "a list of other things"
-        if isinstance(value, list)
-        else f"a {type(value).__name__}"
+def _read(picture: _Picture, labels: Mapping[Any, str], where: str) -> PictureAnnotation:
+    if picture.fault is not None:
+        what, got = picture.fault
+        raise DatasetError(what, where=where, got=got, expected="one id and one entry for each")
+    objects, faults = read_objects(
+        [item for item, _ in picture.annotations],
+        lambda number, item: _object(item, _name_of(item, number, picture), labels, where),
+        lambda item: labels.get(hashable(item.get("category_id"))),
     )
-
-
-def _labels(
-    categories: Sequence[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]], where: str
-) -> dict[Any, str]:
-    """Category id -> label, in the order of the ids."""
-    by_id = _by_id(categories, "category", where)
-    used = {_hashable(item.get("category_id")) for item in annotations}
-    parents = {category.get("supercategory") for category in categories}
-    labels: dict[Any, str] = {}
-    for key in sorted(by_id, key=lambda key: (isinstance(key, str), key)):
-        name = by_id[key].get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(
-                "A category has no name", where=where, got=f"{name!r} for id {key!r}"
-            )
-        if name.strip() in labels.values():
-            raise DatasetError(
-                "A category stands twice", where=where, got=name, expected="one id for each name"
-            )
-        # Roboflow lists the name of the whole project as a class of its own.
-        is_heading = name in parents and by_id[key].get("supercategory") != name
-        if key in used or not is_heading:
-            labels[key] = name.strip()
-    return labels
-
-
-def _by_id(
-    items: Sequence[Mapping[str, Any]], what: str, where: str
-) -> dict[Any, Mapping[str, Any]]:
-    found: dict[Any, Mapping[str, Any]] = {}
-    for item in items:
-        key = item.get("id")
-        if isinstance(key, bool) or not isinstance(key, int | str):
-            raise DatasetError(
-                f"The id of a {what} is wrong", where=where, got=repr(key), expected="a number"
-            )
-        if key in found:
-            raise DatasetError(
-                f"Two {_PLURALS[what]} have the same id", where=where, got=f"id {key!r} twice"
-            )
-        found[key] = item
-    return found
-
-
-_PLURALS = {"picture": "pictures", "annotation": "annotations", "category": "categories"}
-
-
-def _hashable(key: object) -> object:
-    return key if isinstance(key, int | str) else None
-
-
-def _file_name(image: Mapping[str, Any], where: str) -> str:
-    name = image.get("file_name")
-    if not isinstance(name, str) or not plain_name(name):
-        raise DatasetError(
-            "A picture has no file name",
-            where=where,
-            got=f"file_name {name!r} of image {image.get('id')!r}",
-        )
-    return name
-
-
-def _refuse_doubles(file_names: Sequence[str], where: str) -> None:
-    seen: set[str] = set()
-    for name in file_names:
-        if plain_name(name) in seen:
-            raise DatasetError("A picture is listed twice", where=where, got=name)
-        seen.add(plain_name(name))
-
-
-def _read(
-    image: Mapping[str, Any],
-    file_name: str,
-    annotations: Sequence[Mapping[str, Any]],
-    labels: Mapping[Any, str],
-    where: str,
-) -> PictureAnnotation:
-    objects = tuple(
-        _object(item, f"Object {number} of {file_name}", labels, where)
-        for number, item in enumerate(annotations, start=1)
-    )
-    sides = [image.get(side) for side in ("height", "width")]
+    for number, (item, wrong) in enumerate(picture.annotations, start=1):
+        if wrong:
+            error = DatasetError(wrong[0].upper() + wrong[1:], where=where)
+            label = labels.get(hashable(item.get("category_id")))
+            faults = (*faults, Fault("annotation-id", error, number, label))
+    sides = [picture.image.get(side) for side in ("height", "width")]
     usable = [side for side in sides if isinstance(side, int | float) and 1 <= side < math.inf]
     size_hw = (round(usable[0]), round(usable[1])) if len(usable) == 2 else None
-    return PictureAnnotation(objects, size_hw, file_name)
+    return PictureAnnotation(objects, size_hw, picture.file_name, faults)
+
+
+def _name_of(item: Mapping[str, Any], number: int, picture: _Picture) -> str:
+    name = f"Annotation {item['id']!r}" if "id" in item else f"Object {number}"
+    return f"{name} of {picture.file_name}"
 
 
 def _object(
     item: Mapping[str, Any], name: str, labels: Mapping[Any, str], where: str
 ) -> ObjectAnnotation:
-    label = labels.get(_hashable(item.get("category_id")))
+    label = labels.get(hashable(item.get("category_id")))
     if label is None:
         raise DatasetError(
             f"{name} has an unknown category",
@@ -266,25 +241,35 @@ def _object(
             expected=f"one of {', '.join(str(key) for key in labels)}",
         )
     box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    corners = _corners(box)
+    if corners is None:
         raise DatasetError(
             f"{name} ({label}) has no usable bbox",
             where=where,
             got=repr(box),
             expected="x, y, width and height in pixels",
         )
-    x, y, width, height = map(float, box)
     return ObjectAnnotation(
         label,
-        (x, y, x + width, y + height),
+        corners,
         difficult=_flag(item, "difficult", name, where) or _flag(item, "ignore", name, where),
         truncated=_flag(item, "truncated", name, where),
         crowd=_flag(item, "iscrowd", name, where),
     )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _corners(bbox: object) -> tuple[float, float, float, float] | None:
+    """x1, y1, x2, y2 of a `bbox`, None for one that is none."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return None
+    for value in bbox:
+        # Python's whole numbers have no limit, those of pixels do.
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        if not is_coordinate(value):
+            return None
+    x, y, width, height = map(float, bbox)
+    return x, y, x + width, y + height
 
 
 def _flag(item: Mapping[str, Any], key: str, name: str, where: str) -> bool:

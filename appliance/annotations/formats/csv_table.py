@@ -21,8 +21,11 @@ from appliance.annotations.placing import plain_number
 from appliance.annotations.source import (
     AnnotationSource,
     Entry,
+    Fault,
     ObjectAnnotation,
     PictureAnnotation,
+    is_coordinate,
+    read_objects,
 )
 from appliance.errors import DatasetError
 
@@ -41,8 +44,14 @@ _WORDS = {"": False, "0": False, "false": False, "no": False, "1": True, "true":
 _Row = tuple[int, Mapping[str, str]]
 
 
-def open_csv(path: str | os.PathLike[str]) -> AnnotationSource:
+def open_csv(
+    path: str | os.PathLike[str], images_root: str | os.PathLike[str] | None = None
+) -> AnnotationSource:
     """Lists the pictures of a table.
+
+    Args:
+        path: The table.
+        images_root: A folder of pictures elsewhere.
 
     Raises:
         StorageError: The file is not there.
@@ -50,20 +59,25 @@ def open_csv(path: str | os.PathLike[str]) -> AnnotationSource:
     """
     where = os.fspath(path)
     rows_of: dict[str, list[_Row]] = {}
+    faults: list[Fault] = []
     for line, row in _rows(_text(where), where):
-        name = plain_name(row["image"])
-        if not name:
-            raise DatasetError(f"Line {line} names no picture", where=where, got=repr(row["image"]))
-        rows_of.setdefault(row["image"], []).append((line, row))
-    if not rows_of:
+        if plain_name(row["image"]):
+            rows_of.setdefault(row["image"], []).append((line, row))
+        else:
+            error = DatasetError(
+                f"Line {line} names no picture", where=where, got=repr(row["image"])
+            )
+            faults.append(Fault("object-of-no-picture", error, label=row["label"] or None))
+    if not rows_of and not faults:
         raise DatasetError("The dataset is empty", where=where, expected="a row for each object")
-    finder, names = PictureFinder(where), entry_names(list(rows_of))
+    found, outside = PictureFinder(where, images_root).find_all(rows_of)
+    names = entry_names(list(rows_of))
     entries = [
-        Entry(names[image], finder.find(image), where, partial(_read, image, rows, where))
-        for image, rows in rows_of.items()
+        Entry(names[image], picture_path, where, partial(_read, image, rows_of[image], where))
+        for image, picture_path in found.items()
     ]
     entries.sort(key=lambda entry: entry.name)
-    return AnnotationSource(where, "csv", tuple(entries))
+    return AnnotationSource(where, "csv", tuple(entries), faults=(*faults, *outside))
 
 
 def has_header(data: bytes) -> bool:
@@ -179,14 +193,24 @@ def _columns(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
 
 
 def _read(image: str, rows: Sequence[_Row], where: str) -> PictureAnnotation:
-    objects: list[ObjectAnnotation] = []
     sizes: dict[tuple[int, int], int] = {}
-    for line, row in rows:
+
+    def note_size(line: int, row: Mapping[str, str]) -> None:
         size_hw = _size_hw(line, row, where)
         if size_hw is not None:
             sizes.setdefault(size_hw, line)
-        if any(row[name] for name in ("label", *COORDINATES)):
-            objects.append(_object(line, row, where))
+
+    def read(_: int, item: _Row) -> ObjectAnnotation:
+        read_object = _object(*item, where)
+        note_size(*item)
+        return read_object
+
+    for line, row in rows:
+        if not _has_object(row):
+            note_size(line, row)
+    objects, faults = read_objects(
+        [item for item in rows if _has_object(item[1])], read, lambda item: item[1]["label"] or None
+    )
     if len(sizes) > 1:
         (first_hw, first_line), (other_hw, other_line) = list(sizes.items())[:2]
         raise DatasetError(
@@ -195,7 +219,11 @@ def _read(image: str, rows: Sequence[_Row], where: str) -> PictureAnnotation:
             got=f"{other_hw[1]}x{other_hw[0]}",
             expected=f"{first_hw[1]}x{first_hw[0]}",
         )
-    return PictureAnnotation(tuple(objects), next(iter(sizes), None), image)
+    return PictureAnnotation(objects, next(iter(sizes), None), image, faults)
+
+
+def _has_object(row: Mapping[str, str]) -> bool:
+    return any(row[name] for name in ("label", *COORDINATES))
 
 
 def _object(line: int, row: Mapping[str, str], where: str) -> ObjectAnnotation:
@@ -218,7 +246,7 @@ def _number(line: int, row: Mapping[str, str], name: str, where: str) -> float:
         value = float(row[name])
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not is_coordinate(value):
         raise DatasetError(
             f"Line {line} has no usable {name}",
             where=where,

@@ -39,6 +39,7 @@ class Listing:
         """
         root = os.fspath(folder)
         if not storage.is_remote(root) and not storage.local_path(root).is_dir():
+            _refuse_file(root)
             raise StorageError(
                 "No such dataset folder", where=root, hint="Check the path of the data"
             )
@@ -86,6 +87,17 @@ def base_name(path: str | os.PathLike[str]) -> str:
 def ending(path: str | os.PathLike[str]) -> str:
     """The extension in lower case, with its dot."""
     return PurePosixPath(base_name(path)).suffix.lower()
+
+
+def _refuse_file(path: str) -> None:
+    if storage.local_path(path).exists():
+        raise StorageError(
+            "Not a folder of annotated pictures",
+            where=path,
+            got="a picture" if ending(path) in EXTENSIONS else "a file",
+            expected="a folder, or a file of annotations (.json, .csv, .tsv, .yaml, .txt)",
+            hint="Give the folder that holds the pictures with their annotations",
+        )
 
 
 def _is_encoded(uri: str) -> bool:

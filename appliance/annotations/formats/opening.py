@@ -19,13 +19,19 @@ from typing import Literal, get_args
 from appliance import storage
 from appliance.annotations.formats import parts as part_names
 from appliance.annotations.formats.coco_json import open_coco
-from appliance.annotations.formats.csv_table import has_header, open_csv
+from appliance.annotations.formats.csv_table import open_csv
 from appliance.annotations.formats.listing import Listing, ending
 from appliance.annotations.formats.parts import PARTS, part_of
+from appliance.annotations.formats.signs import (
+    CONFIRM,
+    LOOKED_FOR,
+    SIGNS,
+    coco_files,
+    csv_files,
+    refuse_other_formats,
+)
 from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY, open_voc
 from appliance.annotations.formats.yolo_folder import (
-    find_yaml,
-    has_labels,
     open_yolo,
     yaml_parts,
     yolo_parts,
@@ -41,14 +47,6 @@ _FORMAT_OF_FILE: Mapping[str, FormatName] = {
     ".yml": "yolo",
     ".txt": "yolo",
 }
-_LOOKED_FOR = (
-    "Pascal VOC (XML files in Annotations/ or beside the pictures), "
-    "COCO (a .json in the folder, in annotations/ or in train/), "
-    "YOLO (data.yaml, or text files in labels/ or beside the pictures) or "
-    "CSV (a .csv in the folder or in train/)"
-)
-# What lies in COCO's annotations/ beside the boxes.
-_OTHER_COCO_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 
 
 def open_source(
@@ -58,6 +56,7 @@ def open_source(
     part: str | None = None,
     annotations_dir: str = ANNOTATIONS_DIR,
     image_subdirectory: str = IMAGE_SUBDIRECTORY,
+    images_root: str | os.PathLike[str] | None = None,
 ) -> AnnotationSource:
     """Lists annotated pictures; what each annotation says is read from the entries, one at a time.
 
@@ -69,6 +68,8 @@ def open_source(
             that is not divided, or has one part only.
         annotations_dir: Pascal VOC: the subfolder with XML files.
         image_subdirectory: Pascal VOC: the subfolder with pictures.
+        images_root: A folder or bucket elsewhere that holds the pictures. Without it they lie in the
+            folder of the data; what annotations name outside of it is an error and never opened.
 
     Raises:
         StorageError: There is nothing.
@@ -88,7 +89,7 @@ def open_source(
             IMAGE_SUBDIRECTORY,
         )
     ):
-        return open_voc(root, annotations_dir, image_subdirectory)
+        return open_voc(root, annotations_dir, image_subdirectory, images_root)
     found = _parts(root, kind)
     if part is not None:
         place = part_names.pick(found, part, where=root)
@@ -103,8 +104,8 @@ def open_source(
     else:
         place = next(iter(found.values()), root)
     if kind == "voc":
-        return open_voc(place, annotations_dir, image_subdirectory)
-    return _OPEN[kind](place)
+        return open_voc(place, annotations_dir, image_subdirectory, images_root)
+    return _OPEN[kind](place, images_root)
 
 
 def detect_format(path: str | os.PathLike[str]) -> FormatName:
@@ -121,9 +122,9 @@ def detect_format(path: str | os.PathLike[str]) -> FormatName:
     if by_name is not None:
         return by_name
     listing = Listing.of(root)
-    signs = {kind: sign for kind, find in _SIGNS.items() if (sign := find(listing)) is not None}
+    signs = {kind: sign for kind, find in SIGNS.items() if (sign := find(listing)) is not None}
     if len(signs) > 1:
-        confirmed = {kind: sign for kind, sign in signs.items() if _CONFIRM[kind](listing, sign)}
+        confirmed = {kind: sign for kind, sign in signs.items() if CONFIRM[kind](listing, sign)}
         signs = confirmed or signs
     if len(signs) > 1:
         raise DatasetError(
@@ -135,11 +136,12 @@ def detect_format(path: str | os.PathLike[str]) -> FormatName:
         )
     if not signs:
         pictures = len(listing.pictures())
+        *looked_for, last = LOOKED_FOR.values()
         raise DatasetError(
             "No annotations found",
             where=root,
             got=f"{pictures} pictures without annotations" if pictures else "no pictures either",
-            expected=_LOOKED_FOR,
+            expected=" or ".join((", ".join(looked_for), last)),
         )
     return next(iter(signs))
 
@@ -168,12 +170,21 @@ def parts_of(
 
 def _split(path: str) -> tuple[str, str | None]:
     """Address and part of `DATA#part`."""
+    if not path:
+        raise ConfigError(
+            "The path of the data is empty", hint="Give a folder or file; . is the present folder"
+        )
     root, mark, part = path.rpartition("#")
-    if not mark or part not in PARTS:
+    local = not storage.is_remote(path)
+    if not mark or (local and storage.local_path(path).exists()):
         return path, None
-    if not storage.is_remote(path) and storage.local_path(path).exists():
-        return path, None
-    return root, part
+    if part in PARTS:
+        return root, part
+    if local and storage.local_path(root).exists():
+        raise DatasetError(
+            "No such part", where=root, got=part, expected=f"one of {', '.join(PARTS)}"
+        )
+    return path, None
 
 
 def _checked(name: str) -> FormatName:
@@ -201,7 +212,10 @@ def _parts(root: str, kind: FormatName) -> dict[str, str]:
         if not storage.is_remote(root) and not storage.local_path(root).is_file():
             raise StorageError("No such file", where=root, hint="Check the path of the data")
         return {}
-    return _PARTS_OF[kind](Listing.of(root))
+    listing = Listing.of(root)
+    if SIGNS[kind](listing) is None:
+        refuse_other_formats(listing, kind)
+    return _PARTS_OF[kind](listing)
 
 
 def _voc_parts(listing: Listing) -> dict[str, str]:
@@ -233,60 +247,14 @@ def _files_of_parts(listing: Listing, names: list[str]) -> dict[str, str]:
     return part_names.in_order(found)
 
 
-def _candidates(listing: Listing, endings: tuple[str, ...], folders: tuple[str, ...]) -> list[str]:
-    """Files at the top, in one of `folders`, or in the folder of a part."""
-    places = {"", *folders, *PARTS, *(f"{part}/{folder}" for part in PARTS for folder in folders)}
-    return [name for name in listing.under("", endings) if (name.rpartition("/")[0] in places)]
-
-
-def _coco_files(listing: Listing) -> list[str]:
-    names = [
-        name
-        for name in _candidates(listing, (".json",), ("annotations",))
-        if not PurePosixPath(name).name.startswith(_OTHER_COCO_TASKS)
-    ]
-    instances = [name for name in names if PurePosixPath(name).name.startswith("instances_")]
-    return instances or names
-
-
-def _csv_files(listing: Listing) -> list[str]:
-    return _candidates(listing, (".csv", ".tsv"), ())
-
-
-def _yolo_sign(listing: Listing) -> str | None:
-    yaml_path = find_yaml(listing)
-    return PurePosixPath(yaml_path).name if yaml_path is not None else has_labels(listing)
-
-
-def _first(names: Mapping[str, str] | list[str]) -> str | None:
-    return next(iter(names), None)
-
-
-_OPEN: Mapping[FormatName, Callable[[str], AnnotationSource]] = {
+_OPEN: Mapping[FormatName, Callable[[str, str | os.PathLike[str] | None], AnnotationSource]] = {
     "coco": open_coco,
     "yolo": open_yolo,
     "csv": open_csv,
 }
 _PARTS_OF: Mapping[FormatName, Callable[[Listing], dict[str, str]]] = {
     "voc": _voc_parts,
-    "coco": lambda listing: _files_of_parts(listing, _coco_files(listing)),
+    "coco": lambda listing: _files_of_parts(listing, coco_files(listing)),
     "yolo": yolo_parts,
-    "csv": lambda listing: _files_of_parts(listing, _csv_files(listing)),
+    "csv": lambda listing: _files_of_parts(listing, csv_files(listing)),
 }
-_SIGNS: Mapping[FormatName, Callable[[Listing], str | None]] = {
-    "voc": lambda listing: _first(listing.under("", (".xml",))),
-    "coco": lambda listing: _first(_coco_files(listing)),
-    "yolo": _yolo_sign,
-    "csv": lambda listing: _first(_csv_files(listing)),
-}
-_CONFIRM: Mapping[FormatName, Callable[[Listing, str], bool]] = {
-    "voc": lambda listing, sign: b"<annotation" in storage.read_bytes(listing.files[sign]),
-    "coco": lambda listing, sign: _mentions(listing.files[sign], b'"images"', b'"annotations"'),
-    "yolo": lambda listing, sign: has_labels(listing) is not None,
-    "csv": lambda listing, sign: has_header(storage.read_bytes(listing.files[sign])),
-}
-
-
-def _mentions(path: str, *words: bytes) -> bool:
-    data = storage.read_bytes(path)
-    return all(word in data for word in words)

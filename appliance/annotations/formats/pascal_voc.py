@@ -14,7 +14,12 @@ from xml.sax.saxutils import escape
 from appliance import storage
 from appliance.annotations.formats.listing import stem
 from appliance.annotations.placing import plain_number
-from appliance.annotations.source import ObjectAnnotation, PictureAnnotation
+from appliance.annotations.source import (
+    ObjectAnnotation,
+    PictureAnnotation,
+    is_coordinate,
+    read_objects,
+)
 from appliance.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -24,10 +29,25 @@ _DECLARED_ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding=([\"'])([A-Za-z][\w.:
 _ENCODINGS_OF_THE_PARSER = ("utf-8", "us-ascii", "ascii", "iso-8859-1")
 _ENCODINGS_OF_TWO_BYTES = ("utf-16", "utf16", "utf-16le", "utf-16be", "unicode")
 _TRUE_WORDS = ("1", "true", "yes")
+# How tools write objects that have another shape than a box.
+_OTHER_SHAPES = {
+    "polygon": "an outline instead of a box",
+    "robndbox": "a rotated box instead of an upright one",
+}
 
 
 def read(path: str | os.PathLike[str]) -> PictureAnnotation:
     """Reads one annotation file.
+
+    Raises:
+        StorageError: The file cannot be read.
+        DatasetError: It is no Pascal VOC annotation, or an object lacks its name or a coordinate.
+    """
+    return examine(path).refuse_faults()
+
+
+def examine(path: str | os.PathLike[str]) -> PictureAnnotation:
+    """Reads one annotation file; an object that lacks its name or a coordinate becomes a fault.
 
     Raises:
         StorageError: The file cannot be read.
@@ -43,16 +63,19 @@ def parse(data: bytes, *, source: str) -> PictureAnnotation:
         data: The XML document.
         source: Name for messages.
 
+    Returns:
+        Its objects; one that lacks its name or a coordinate is a fault instead.
+
     Raises:
-        DatasetError: It is no XML, declares entities, is no annotation, or an object lacks its name or
-            a coordinate.
+        DatasetError: It is no XML, declares entities, or is no annotation.
     """
     root = _root(data, source)
-    objects = tuple(
-        _object(element, number, source)
-        for number, element in enumerate(root.findall("object"), start=1)
+    objects, faults = read_objects(
+        root.findall("object"),
+        lambda number, element: _object(element, number, source),
+        lambda element: _text(element, "name"),
     )
-    return PictureAnnotation(objects, _size_hw(root), _text(root, "filename"))
+    return PictureAnnotation(objects, _size_hw(root), _text(root, "filename"), faults)
 
 
 def write(path: str | os.PathLike[str], annotation: PictureAnnotation) -> None:
@@ -207,6 +230,8 @@ def _object(element: Element, number: int, source: str) -> ObjectAnnotation:
         raise DatasetError(
             f"Object {number} has no class name", where=source, expected="<name> with a text"
         )
+    if element.find("bndbox") is None:
+        _refuse_other_shapes(element, f"Object {number} ({label})", source)
     box = tuple(
         _coordinate(element, corner, f"Object {number} ({label})", source)
         for corner in ("xmin", "ymin", "xmax", "ymax")
@@ -217,13 +242,25 @@ def _object(element: Element, number: int, source: str) -> ObjectAnnotation:
     )
 
 
+def _refuse_other_shapes(element: Element, name: str, source: str) -> None:
+    for tag, shape in _OTHER_SHAPES.items():
+        if element.find(tag) is not None:
+            raise DatasetError(
+                f"{name} has {shape}",
+                where=source,
+                got=f"<{tag}> without <bndbox>",
+                expected="<bndbox> with xmin, ymin, xmax and ymax",
+                hint="Export the annotations with boxes, or remove the object",
+            )
+
+
 def _coordinate(element: Element, corner: str, name: str, source: str) -> float:
     text = _text(element, f"bndbox/{corner}")
     try:
         value = math.nan if text is None else float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not is_coordinate(value):
         raise DatasetError(
             f"{name} has no usable {corner}",
             where=source,

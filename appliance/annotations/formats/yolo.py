@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from appliance import storage
 from appliance.annotations.formats.listing import stem
-from appliance.annotations.source import ObjectAnnotation, PictureAnnotation
+from appliance.annotations.source import ObjectAnnotation, PictureAnnotation, read_objects
 from appliance.errors import DatasetError
 from appliance.images.header import PictureHeader
 
@@ -22,7 +23,7 @@ _LEAST_OUTLINE_NUMBERS = 7
 _LARGEST_SHARE = 2.0  # a box may reach over the edge, but a share is never a number of pixels
 
 
-def read(
+def examine(
     picture_path: str | None, label_path: str | None, labels: Mapping[int, str], *, source: str
 ) -> PictureAnnotation:
     """Reads the text file of one picture, and the picture's header for its size.
@@ -33,8 +34,11 @@ def read(
         labels: Number of a class -> its name.
         source: Where the text file lies or would lie, for messages.
 
+    Returns:
+        Its objects; a line that is wrong is a fault instead.
+
     Raises:
-        DatasetError: A line is wrong, or the picture cannot be read.
+        DatasetError: The file is no text, or the picture cannot be read.
         StorageError: A file is not there.
     """
     if picture_path is None:
@@ -60,19 +64,23 @@ def parse(
         size_hw: Of the upright picture.
         source: Name for messages.
 
+    Returns:
+        Its objects; a line that is wrong is a fault instead.
+
     Raises:
-        DatasetError: A line is wrong.
+        DatasetError: The file is no text.
     """
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DatasetError("The annotation is no text", where=source) from None
-    objects = tuple(
-        _object(line.split(), f"Line {number}", labels, size_hw, source)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
+    numbered = [(f"Line {number}", line.split()) for number, line in enumerate(lines, start=1)]
+    objects, faults = read_objects(
+        [(name, fields) for name, fields in numbered if fields],
+        lambda _, item: _object(item[1], item[0], labels, size_hw, source),
+        lambda item: _label(item[1][0], labels),
     )
-    return PictureAnnotation(objects, size_hw)
+    return PictureAnnotation(objects, size_hw, faults=faults)
 
 
 class YoloWriter:
@@ -137,6 +145,12 @@ class YoloWriter:
             content["val"] = content.pop("valid")  # the word that YOLO looks for
         content["names"] = {number: label for label, number in self._numbers.items()}
         yield "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
+def _label(text: str, labels: Mapping[int, str]) -> str | None:
+    with suppress(ValueError, OverflowError):
+        return labels.get(int(float(text)))
+    return None
 
 
 def _object(

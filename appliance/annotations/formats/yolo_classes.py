@@ -6,8 +6,13 @@ import re
 from dataclasses import dataclass
 
 from appliance import storage
+from appliance.annotations.formats.inside import (
+    is_absolute,
+    lies_inside,
+    outside_error,
+    parent_of,
+)
 from appliance.annotations.formats.listing import Listing, ending
-from appliance.annotations.formats.named_pictures import parent_of
 from appliance.annotations.formats.parts import PARTS, in_order
 from appliance.config import load_yaml
 from appliance.errors import ConfigError, DatasetError, StorageError
@@ -60,21 +65,34 @@ class DataYaml:
         labels = _labels(values["names"], path) if "names" in values else None
         return cls(path, labels, in_order(parts), str(values.get("path") or ""))
 
-    def place_of(self, part: str) -> str:
-        """Where a part lies.
+    def place_of(self, part: str, images_root: str | None = None) -> str:
+        """Where a part lies: in the folder of the file, or in `images_root`.
 
         Raises:
-            DatasetError: Nowhere.
+            DatasetError: In neither.
         """
         here = parent_of(self.path) or "."
         given = self.parts[part].removeprefix("./").rstrip("/")
         # Roboflow writes `../train/images` for what lies beside the file.
         without_dots = re.sub(r"^(\.\./)+", "", given)
-        bases = (_under(here, self.base), _under(parent_of(here) or here, self.base), here)
+        bases = [_under(here, self.base), _under(parent_of(here) or here, self.base), here]
+        allowed = [here]
         tried = [_under(base, name) for base in bases for name in (given, without_dots)]
-        for place in dict.fromkeys(tried):
+        if images_root is not None:
+            allowed.insert(0, images_root)
+            short = without_dots.removeprefix("images/").removesuffix("/images")
+            tried = [*(_under(images_root, name) for name in (without_dots, short)), *tried]
+            if len(self.parts) == 1:
+                tried.append(images_root)
+        inside = [place for place in tried if any(lies_inside(place, folder) for folder in allowed)]
+        for place in dict.fromkeys(inside):
             if exists(place):
                 return place
+        if not any(
+            lies_inside(_under(_under(here, self.base), given), folder) for folder in allowed
+        ):
+            got = f"{self.parts[part]} below path {self.base}" if self.base else self.parts[part]
+            raise outside_error(f"The part {part}", self.path, got, here)
         raise DatasetError(
             f"The part {part} is not there",
             where=self.path,
@@ -98,7 +116,7 @@ def exists(place: str) -> bool:
 def _under(folder: str, name: str) -> str:
     if not name or name == ".":
         return folder
-    if name.startswith("/") or storage.is_remote(name):
+    if is_absolute(name):
         return name
     return storage.join(folder, *name.split("/"))
 

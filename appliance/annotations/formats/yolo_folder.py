@@ -14,11 +14,12 @@ from pathlib import PurePosixPath
 
 from appliance import storage
 from appliance.annotations.formats import yolo
-from appliance.annotations.formats.listing import Listing, ending, stem
-from appliance.annotations.formats.named_pictures import PictureFinder, entry_names, parent_of
+from appliance.annotations.formats.inside import parent_of
+from appliance.annotations.formats.listing import Listing, base_name, ending, stem
+from appliance.annotations.formats.named_pictures import PictureFinder, entry_names, plain_name
 from appliance.annotations.formats.parts import PARTS, in_order
 from appliance.annotations.formats.yolo_classes import DataYaml, exists, labels_in
-from appliance.annotations.source import AnnotationSource, Entry
+from appliance.annotations.source import AnnotationSource, Entry, Fault
 from appliance.errors import DatasetError, StorageError
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -76,35 +77,47 @@ def yaml_parts(path: str) -> dict[str, str]:
     return {part: f"{path}#{part}" for part in parts}
 
 
-def open_yolo(path: str | os.PathLike[str]) -> AnnotationSource:
+def open_yolo(
+    path: str | os.PathLike[str], images_root: str | os.PathLike[str] | None = None
+) -> AnnotationSource:
     """Lists YOLO data that is not divided, or one part of it.
 
     Args:
         path: The folder; the folder of pictures of a part; a text file that lists pictures; `data.yaml`,
             or `data.yaml#train` for a part that it names.
+        images_root: A folder of pictures elsewhere. Their text files lie as usual beside them, or in the
+            folder of the data.
 
     Raises:
         StorageError: It is not there.
-        DatasetError: The classes have no names, or there are no pictures or no labels.
+        DatasetError: The classes have no names, there are no pictures or no labels, or a part lies
+            outside of the folder of the data.
     """
     root = os.fspath(path)
     file, _, part = root.rpartition("#") if "#" in root else (root, "", "")
     labels: dict[int, str] | None = None
-    place = file
+    elsewhere = None if images_root is None else os.fspath(images_root)
+    place, home, texts_in = file, file, "labels"
     if ending(file) in (".yaml", ".yml"):
-        data_yaml = DataYaml.read(file)
+        data_yaml, home = DataYaml.read(file), parent_of(file) or "."
         labels = data_yaml.labels
         named = part or next(iter(data_yaml.parts), "")
-        place = data_yaml.place_of(named) if named else parent_of(file) or "."
+        place = data_yaml.place_of(named, elsewhere) if named else elsewhere or home
+        texts_in = _swapped(plain_name(data_yaml.parts.get(named, "images")), "images", "labels")
     elif ending(file) != ".txt":
         top = find_yaml(Listing.of(file))
         if top is not None:
-            return replace(open_yolo(top), root=root)
-    labels = labels or _find_labels(place)
-    listed = _listed_in(place) if ending(place) == ".txt" else _below(place)
-    if not any(picture for picture, _ in listed.values()):
+            return replace(open_yolo(top, images_root), root=root)
+        place = elsewhere or file
+    labels = labels or _find_labels(home if elsewhere else place)
+    if ending(place) == ".txt":
+        listed, outside = _listed_in(place, elsewhere)
+    else:
+        texts = None if elsewhere is None else storage.join(home, *texts_in.split("/"))
+        listed, outside = _below(place, texts), ()
+    if not any(picture for picture, _ in listed.values()) and not outside:
         raise DatasetError("The dataset is empty", where=root, expected="pictures")
-    if not any(label_path for _, label_path in listed.values()):
+    if not any(label_path for _, label_path in listed.values()) and not outside:
         raise DatasetError(
             "No picture has labels",
             where=root,
@@ -114,14 +127,31 @@ def open_yolo(path: str | os.PathLike[str]) -> AnnotationSource:
     entries: list[Entry] = []
     for name, (picture, label_path) in listed.items():
         described_by = label_path or _label_path(picture or name)
-        read = partial(yolo.read, picture, label_path, labels, source=described_by)
-        entries.append(Entry(names[name], picture, described_by, read))
+        examine = partial(yolo.examine, picture, label_path, labels, source=described_by)
+        entries.append(Entry(names[name], picture, described_by, examine))
     entries.sort(key=lambda entry: entry.name)
-    return AnnotationSource(root, "yolo", tuple(entries), labels=tuple(labels.values()))
+    unlabelled = sorted(
+        f"{names[name]}{PurePosixPath(base_name(picture)).suffix}"
+        for name, (picture, label_path) in listed.items()
+        if picture and not label_path
+    )
+    return AnnotationSource(
+        root,
+        "yolo",
+        tuple(entries),
+        labels=tuple(labels.values()),
+        faults=outside,
+        unlabelled=tuple(unlabelled),
+    )
 
 
-def _below(folder: str) -> _Listed:
-    """The pictures below a folder with their text files, and text files in `labels/` without a picture."""
+def _below(folder: str, texts_elsewhere: str | None = None) -> _Listed:
+    """The pictures below a folder with their text files, and text files in `labels/` without a picture.
+
+    Args:
+        folder: Where the pictures lie.
+        texts_elsewhere: Another folder of text files, named like the pictures.
+    """
     listing = Listing.of(folder)
     texts: dict[str, str] = {}
     meant_for_pictures: set[str] = set()
@@ -131,10 +161,13 @@ def _below(folder: str) -> _Listed:
         if twin != stem(name) and PurePosixPath(name).name not in _NO_LABELS:
             meant_for_pictures.add(twin)
     mirrored = _swapped(folder, "images", "labels")
-    if mirrored != folder and exists(mirrored):
-        for name, path in Listing.of(mirrored).under("", (".txt",)).items():
-            texts[stem(name)] = path
-            meant_for_pictures.add(stem(name))
+    for other in dict.fromkeys((texts_elsewhere or folder, mirrored)):
+        if other == folder or not exists(other):
+            continue
+        for name, path in Listing.of(other).under("", (".txt",)).items():
+            if PurePosixPath(name).name not in _NO_LABELS:
+                texts[stem(name)] = path
+                meant_for_pictures.add(stem(name))
     pictures = listing.pictures()
     listed: _Listed = {name: (path, texts.get(stem(name))) for name, path in pictures.items()}
     for twin in sorted(meant_for_pictures - {stem(name) for name in pictures}):
@@ -142,19 +175,20 @@ def _below(folder: str) -> _Listed:
     return listed
 
 
-def _listed_in(text_path: str) -> _Listed:
-    """The pictures that a text file lists, one in a line."""
-    finder = PictureFinder(text_path)
+def _listed_in(text_path: str, images_root: str | None) -> tuple[_Listed, tuple[Fault, ...]]:
+    """The pictures that a text file lists, one in a line; and those of them that lie outside."""
     lines = (
         line.strip() for line in storage.read_bytes(text_path).decode("utf-8-sig").splitlines()
     )
-    pictures = {line: finder.find(line) for line in lines if line}
+    finder = PictureFinder(text_path, images_root)
+    pictures, outside = finder.find_all(dict.fromkeys(line for line in lines if line))
     found = [path for path in pictures.values() if path is not None]
     texts = _existing({_label_path(path) for path in found})
-    return {
+    listed: _Listed = {
         line: (path, None if path is None or _label_path(path) not in texts else _label_path(path))
         for line, path in pictures.items()
     }
+    return listed, outside
 
 
 def _existing(paths: set[str]) -> set[str]:
