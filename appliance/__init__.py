@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from appliance.detections import Detections
     from appliance.detector import FasterRCNN
     from appliance.errors import ApplianceError
-    from appliance.evaluation.metrics.error_counts import DetectionEvaluation, graph_error_counts
+    from appliance.evaluation.metrics.error_counts import (
+        DetectionEvaluation,
+        ErrorCounts,
+        count_errors,
+        graph_error_counts,
+    )
     from appliance.images.drawing import visualize
     from appliance.labels import Label, LabelMap
     from appliance.records import Record
@@ -24,12 +29,14 @@ _HOMES = {
     "ApplianceError": "appliance.errors",
     "DetectionEvaluation": "appliance.evaluation.metrics.error_counts",
     "Detections": "appliance.detections",
+    "ErrorCounts": "appliance.evaluation.metrics.error_counts",
     "FasterRCNN": "appliance.detector",
     "ImageScorer": "appliance.scoring",
     "Label": "appliance.labels",
     "LabelMap": "appliance.labels",
     "ObjectDetectionDataset": "appliance.annotations.dataset",
     "Record": "appliance.records",
+    "count_errors": "appliance.evaluation.metrics.error_counts",
     "graph_error_counts": "appliance.evaluation.metrics.error_counts",
     "visualize": "appliance.images.drawing",
 }
@@ -38,12 +45,14 @@ __all__ = [
     "ApplianceError",
     "DetectionEvaluation",
     "Detections",
+    "ErrorCounts",
     "FasterRCNN",
     "ImageScorer",
     "Label",
     "LabelMap",
     "ObjectDetectionDataset",
     "Record",
+    "count_errors",
     "graph_error_counts",
     "visualize",
 ]

@@ -192,7 +192,18 @@ class FasterRCNN:
         }
 
     def evaluate_in_detail(self, dataset: ObjectDetectionDataset) -> EvaluationResult:
-        """Measures the detector on annotated pictures; see `EvaluationResult`."""
+        """Measures the detector on annotated pictures; see `EvaluationResult`.
+
+        Raises:
+            ConfigError: `dataset` is something else, a path for instance.
+        """
+        if not isinstance(dataset, ObjectDetectionDataset):
+            raise ConfigError(
+                "This is no data set",
+                got=repr(dataset),
+                expected="an ObjectDetectionDataset",
+                hint="Read one with ObjectDetectionDataset.read",
+            )
         started_s = time.perf_counter()
         found = [self.detect(image.storage_path) for image in dataset.images]
         scoring_s = time.perf_counter() - started_s

@@ -7,6 +7,8 @@ import io
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
+from torchvision.models.detection import FasterRCNN
 
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.detections import Detections
@@ -62,6 +64,30 @@ def detections(count: int = 3, size_hw: tuple[int, int] = (64, 96), seed: int = 
         rng.integers(1, 3, count),
         size_hw,
     )
+
+
+def spread_outputs(network: FasterRCNN) -> FasterRCNN:
+    """Scales the last layers of a fresh network, in place, so that its regions differ on a picture."""
+    pixels = torch.from_numpy(np.array(picture((128, 96), seed=1))).permute(2, 0, 1) / 255
+    first, second = network.rpn.head, network.roi_heads.box_predictor
+    wanted: list[tuple[nn.Module, float]] = [
+        *((first.cls_logits, 1.0), (first.bbox_pred, 0.2)),
+        *((second.cls_score, 1.0), (second.bbox_pred, 1.0)),
+    ]
+    network.eval()
+    # One after the other: what the first layers find is what the others see.
+    for layer, deviation in wanted:
+        seen: list[torch.Tensor] = []
+        hook = layer.register_forward_hook(
+            lambda *call, seen=seen: seen.append(call[-1].movedim(1, -1).flatten(0, -2))
+        )
+        with torch.no_grad(), hook:
+            network([pixels])
+            values = torch.cat(seen)
+            scale = deviation / values.std(0)
+            layer.weight *= scale.view(-1, *[1] * (layer.weight.dim() - 1))
+            layer.bias.copy_((layer.bias - values.mean(0)) * scale)
+    return network
 
 
 def plan_for(dataset: ObjectDetectionDataset, **wishes) -> TrainingPlan:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from factories import picture
 
-from appliance.cli import main as cli
 from appliance.cli.detecting import name_of_data
 from appliance.labels import LabelMap
 from appliance.model import model_file
@@ -18,9 +16,6 @@ from appliance.model import model_file
 SIZE_WH = (96, 64)
 CIRCLE, SQUARE = (4, 4, 24, 24), (50, 30, 80, 60)
 PICTURES = 8
-
-
-pytestmark = pytest.mark.usefixtures("own_process_state")
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +70,17 @@ def other_model_path(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFac
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["appliance", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return int(stopped.value.code or 0)
-
-
 def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
 
 
 def test_detections_made_elsewhere_are_measured_and_reported(
-    monkeypatch, coco_dir, tmp_path, capsys
+    run_appliance, coco_dir, tmp_path, capsys
 ) -> None:
     detections = write_detections(tmp_path / "theirs.json", squares=4)
     report = tmp_path / "report"
     arguments = ("evaluate", "--predictions", detections, coco_dir)
-    assert run(monkeypatch, *arguments, "-o", report, "--eval-dir", tmp_path / "eval") == 0
+    assert run_appliance(*arguments, "-o", report, "--eval-dir", tmp_path / "eval") == 0
     shown = capsys.readouterr().out
     assert f"Report: {report}/index.html" in shown
     assert "mAP@0.5 0.7857" in shown
@@ -111,15 +99,15 @@ def test_detections_made_elsewhere_are_measured_and_reported(
     }
     assert min(row["image_id"] for row in rows) == 100
     again = ("evaluate", "--predictions", report / "detections.json", coco_dir, "--json")
-    assert run(monkeypatch, *again) == 0
+    assert run_appliance(*again) == 0
     assert printed(capsys)["analysis"] == document["analysis"]
 
 
-def test_options_of_the_metric_are_heeded(monkeypatch, coco_dir, tmp_path, capsys) -> None:
+def test_options_of_the_metric_are_heeded(run_appliance, coco_dir, tmp_path, capsys) -> None:
     detections = write_detections(tmp_path / "theirs.json", squares=4)
     options = ("--iou", 0.75, "--interpolation", "11-point", "--format", "coco", "--json")
     arguments = ("evaluate", "--predictions", detections, coco_dir, *options)
-    assert run(monkeypatch, *arguments, "--labels", "square, circle,milk") == 0
+    assert run_appliance(*arguments, "--labels", "square, circle,milk") == 0
     document = printed(capsys)
     # The recalls 0, 0.1, ..., 0.5 of the eleven are reached with 4 of 7.
     assert document["PASCAL/PerformanceByCategory/AP@0.75IOU/square"] == pytest.approx(6 / 11)
@@ -128,52 +116,59 @@ def test_options_of_the_metric_are_heeded(monkeypatch, coco_dir, tmp_path, capsy
 
 
 def test_a_model_is_measured_the_same_here_and_on_a_cluster(
-    monkeypatch, coco_dir, tiny_model_path, tmp_path, capsys, ray_cluster
+    run_appliance, coco_dir, tiny_model_path, tmp_path, capsys, ray_cluster
 ) -> None:
     arguments = ("evaluate", tiny_model_path, coco_dir, "--json")
-    assert run(monkeypatch, *arguments, "-o", tmp_path / "report") == 0
+    assert run_appliance(*arguments, "-o", tmp_path / "report") == 0
     here = printed(capsys)
     assert here["speed"]["images_per_s"] > 0
     page = (tmp_path / "report" / "index.html").read_text()
     assert "fasterrcnn_compact" in page
     assert "Milliseconds a picture" in page
-    assert run(monkeypatch, *arguments, "--workers", 1, "--quiet") == 0
+    assert run_appliance(*arguments, "--workers", 1, "--quiet") == 0
     there = printed(capsys)
     assert there["detections"] == here["detections"] > 0
     for name in ("map_50", "COCO/AP", "COCO/AR100"):
         assert there[name] == pytest.approx(here[name], abs=1e-3), name
+    # Two models have a folder each for their scores.
+    arguments = ("compare", tiny_model_path, tiny_model_path, coco_dir, "--json")
+    scores = ("--workers", 1, "--scores", tmp_path / "scores", "--quiet", "--resamples", 10)
+    assert run_appliance(*arguments, *scores) == 0
+    compared = printed(capsys)["map"]
+    assert compared["ap_a"] == compared["ap_b"] == there["map_50"]
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["a", "b"]
 
 
-def test_two_files_of_detections_are_compared(monkeypatch, coco_dir, tmp_path, capsys) -> None:
+def test_two_files_of_detections_are_compared(run_appliance, coco_dir, tmp_path, capsys) -> None:
     few = write_detections(tmp_path / "few.json", squares=1)
     all_of_them = write_detections(tmp_path / "all.json", squares=PICTURES - 1)
-    assert run(monkeypatch, "compare", few, all_of_them, coco_dir, "--resamples", 200) == 0
+    assert run_appliance("compare", few, all_of_them, coco_dir, "--resamples", 200) == 0
     shown = capsys.readouterr().out
     assert "B is better than A: mAP@0.5 0.571 and 1.000, difference +0.429 with a 95 %" in shown
     assert "over 8 pictures; better on square." in " ".join(shown.split())
-    assert run(monkeypatch, "compare", all_of_them, few, coco_dir, "--json") == 0
+    assert run_appliance("compare", all_of_them, few, coco_dir, "--json") == 0
     document = printed(capsys)
     assert document["verdict"] == "worse"
     assert document["sentence"].startswith("B is worse than A")
     assert document["per_label"]["circle"]["verdict"] == "no difference shown"
     assert document["per_label"]["square"]["difference"] == pytest.approx(1 / 7 - 1)
-    assert run(monkeypatch, "compare", few, few, coco_dir, "--labels", "circle,square") == 0
+    assert run_appliance("compare", few, few, coco_dir, "--labels", "circle,square") == 0
     shown = capsys.readouterr().out
     assert "These pictures show no difference between A and B" in shown
     assert "over 8 pictures." in " ".join(shown.split())
 
 
 def test_models_with_other_classes_are_compared_on_all_of_them(
-    monkeypatch, coco_dir, tiny_model_path, other_model_path, capsys
+    run_appliance, coco_dir, tiny_model_path, other_model_path, capsys
 ) -> None:
     models = (tiny_model_path, other_model_path)
-    assert run(monkeypatch, "compare", *models, coco_dir, "--resamples", 10, "--json") == 0
+    assert run_appliance("compare", *models, coco_dir, "--resamples", 10, "--json") == 0
     compared = printed(capsys)["per_label"]
     assert list(compared) == ["circle", "square", "star"]
     assert compared["star"]["ap_a"] is None
     # B has never heard of circles, and calls squares what A calls circles.
     assert compared["circle"]["ap_b"] == 0.0
-    assert run(monkeypatch, "evaluate", tiny_model_path, coco_dir, "--json") == 0
+    assert run_appliance("evaluate", tiny_model_path, coco_dir, "--json") == 0
     assert compared["circle"]["ap_a"] == printed(capsys)["ap_50"]["circle"]
 
 
@@ -190,13 +185,22 @@ def test_models_with_other_classes_are_compared_on_all_of_them(
         (["evaluate", "--predictions", "nowhere.json", "FOLDER"], "Cannot read the file: nowhere"),
         (["compare", "nowhere.json", "x.json", "FOLDER"], "Cannot read the file: nowhere"),
         (["compare", "nowhere.safetensors", "x.json", "FOLDER"], "Cannot read the file: nowhere"),
+        (
+            ["evaluate", "m", "FOLDER", "--labels", "a,b"],
+            "predictions files only (got a,b, expected",
+        ),
+        (["compare", "m", "x.json", "FOLDER", "--labels", "a"], "a model brings its own"),
+        (
+            ["evaluate", "--predictions", "d.json", "FOLDER", "--workers", "2"],
+            "A predictions file needs no cluster. Leave --workers",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(
-    monkeypatch, coco_dir, capsys, arguments: list[str], sentence: str
+    run_appliance, coco_dir, capsys, arguments: list[str], sentence: str
 ) -> None:
     given = [str(coco_dir) if text == "FOLDER" else text for text in arguments]
-    assert run(monkeypatch, *given) == 1
+    assert run_appliance(*given) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert sentence.replace("FOLDER", str(coco_dir)) in message or sentence in message

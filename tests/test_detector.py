@@ -59,6 +59,13 @@ def test_evaluate_answers_with_the_keys_of_the_contract(trained, tiny_scenes_dir
     assert list(Path(trained.eval_dir).glob("events.*"))
 
 
+@pytest.mark.parametrize("dataset", [None, "data/test", []])
+def test_what_is_no_data_set_cannot_be_evaluated_on(trained, dataset) -> None:
+    with pytest.raises(ConfigError, match="This is no data set") as caught:
+        trained.evaluate(dataset)
+    assert f"got {dataset!r}, expected an ObjectDetectionDataset" in str(caught.value)
+
+
 def test_score_gives_one_dict_for_a_path_and_a_list_for_a_list(trained, picture) -> None:
     scored = trained.score(picture)
     assert trained.score([picture, picture]) == [scored, scored]

@@ -7,7 +7,13 @@ import pytest
 from evaluation_cases import found, random_pictures, square, truth_of
 from matplotlib.figure import Figure
 
-from appliance.evaluation.metrics.error_counts import count_errors, graph_error_counts
+import appliance
+from appliance.errors import ConfigError
+from appliance.evaluation.metrics.error_counts import (
+    DetectionEvaluation,
+    count_errors,
+    graph_error_counts,
+)
 from appliance.evaluation.metrics.matching import Matches, match_detections
 
 THRESHOLDS = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -88,3 +94,28 @@ def test_no_picture_makes_no_error() -> None:
     for unit in ("objects", "pictures"):
         counts = count_errors(match_detections([], []), THRESHOLDS, unit=unit)
         assert counts.wrong.tolist() == counts.missed.tolist() == counts.either.tolist() == [0] * 5
+
+
+def test_all_that_a_plot_takes_has_a_public_name() -> None:
+    counts = appliance.count_errors(matches_by_hand())
+    assert isinstance(counts, appliance.ErrorCounts)
+    axes = appliance.graph_error_counts(counts, Figure().add_subplot())
+    assert axes.get_xlabel() == "score threshold"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: count_errors(None), "not the verdicts of an evaluation (got NoneType"),
+        (lambda: graph_error_counts(matches_by_hand()), "no error counts (got Matches, expected"),
+        (lambda: match_detections(None, []), "ground_truths (got NoneType, expected a list of Gro"),
+        (lambda: match_detections([], "a.json"), "detections (got str, expected a list of Detecti"),
+        (lambda: match_detections([], [{}]), "detections[0] (got dict, expected a list of Detecti"),
+        (lambda: DetectionEvaluation([], [], "milk"), "no labels (got 'milk', expected a list of"),
+        (lambda: DetectionEvaluation([], [], None), "no labels (got None, expected a list of"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_in_a_sentence(call, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call()
+    assert sentence in str(caught.value)

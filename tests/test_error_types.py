@@ -186,6 +186,24 @@ def test_score_threshold_leaves_detections_out() -> None:
     assert analyse_errors([truth], [detections], ONE_LABEL).counts == counted(background=1)
 
 
+def test_the_least_overlap_decides_what_is_a_wrong_place() -> None:
+    # IoU 9/11 with the first object, and 7/13 with the second.
+    truth = truth_of(square(0), square(1))
+    detections = found((square(0, 1.0), 0.9), (square(1, 3.0), 0.8))
+    by_iou = {
+        iou: analyse_errors([truth], [detections], ONE_LABEL, iou_threshold=iou)
+        for iou in (0.05, 0.5, 0.75, 0.9)
+    }
+    assert by_iou[0.05].counts == by_iou[0.5].counts == counted()
+    assert by_iou[0.75].counts == counted(localisation=1)
+    assert by_iou[0.75].ap_cost == costs(localisation=0.5)
+    assert by_iou[0.9].counts == counted(localisation=2)
+    assert [errors.iou_threshold for errors in by_iou.values()] == list(by_iou)
+    # Below the overlap from which a box is near an object at all, both are one.
+    far = found((square(0, 9.0), 0.9))
+    assert analyse_errors([truth], [far], ONE_LABEL, iou_threshold=0.05).counts == counted(missed=1)
+
+
 def test_nothing_to_evaluate_against_is_refused() -> None:
     with pytest.raises(DatasetError, match="nothing to evaluate against"):
         errors_of(truth_of(), found(RIGHT))

@@ -154,8 +154,28 @@ def test_negatives_are_drawn_too() -> None:
 
 def test_percentiles_of_what_is_known() -> None:
     values = np.append(np.arange(101.0), np.nan)
-    assert percentile_interval(values, 0.9) == Interval(pytest.approx(5.0), pytest.approx(95.0))
-    assert percentile_interval(np.array([np.nan]), 0.9) is None
+    middle = percentile_interval(values, 0.9, 50.0)
+    assert middle == Interval(pytest.approx(5.0), pytest.approx(95.0))
+    assert percentile_interval(np.array([np.nan]), 0.9, 50.0) is None
+    assert percentile_interval(values, 0.9, None) is None
+
+
+def test_an_interval_holds_its_figure_also_where_no_draw_does() -> None:
+    values = np.arange(101.0)
+    assert percentile_interval(values, 0.9, 2.0) == Interval(2.0, pytest.approx(95.0))
+    assert percentile_interval(values, 0.9, 99.0) == Interval(pytest.approx(5.0), 99.0)
+    # Every picture has a find and then a wrong detection, all of one score. A picture drawn twice puts its
+    # finds beside each other, before its wrong ones: each draw looks better than the pictures as they are.
+    truths, detections = (
+        [truth_of(square(0))] * 30,
+        [found((square(0), 0.5), (square(5), 0.5))] * 30,
+    )
+    result = pascal_average_precision(truths, detections, ONE_LABEL)
+    drawn = resampled_average_precisions(result, resamples=1000, seed=0)
+    assert np.quantile(drawn, 0.025) > result.map + 0.01
+    intervals_of_all = bootstrap_intervals(result)
+    assert intervals_of_all.map.low == result.map < intervals_of_all.map.high
+    assert intervals_of_all.ap_per_label == {"joghurt": intervals_of_all.map}
 
 
 def test_wrong_numbers_are_refused() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,18 +12,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from factories import picture
-from matplotlib.figure import Figure
 from PIL import Image
+from report_cases import SIZE_HW, decoded, evaluation_of, groceries
 
 from appliance.annotations.dataset import AnnotatedImage
-from appliance.detections import Detections
 from appliance.evaluation.analysis import analyse
 from appliance.evaluation.comparison import Comparison
 from appliance.evaluation.evaluate import EvaluationResult
-from appliance.evaluation.metrics.average_precision import GroundTruth, pascal_average_precision
 from appliance.evaluation.predictions import read_predictions
-from appliance.evaluation.report.chart import INK
-from appliance.evaluation.report.confusion_chart import confusion_chart, frequent_confusions
 from appliance.evaluation.report.page import (
     ReportData,
     ReportSection,
@@ -34,10 +28,8 @@ from appliance.evaluation.report.page import (
     result_charts,
     write_report,
 )
-from appliance.evaluation.report.text import error_rows, interval_note, summary
 from appliance.labels import LabelMap
 
-SIZE_HW = (100, 400)
 NBSP = "\N{NO-BREAK SPACE}"
 PICTURES = (
     AnnotatedImage(
@@ -81,40 +73,9 @@ class Page(HTMLParser):
         return " ".join(self.texts)
 
 
-def box(place: int) -> tuple[float, float, float, float]:
-    return (20.0 * place, 0.0, 20.0 * place + 10.0, 10.0)
-
-
-def evaluation_of(
-    labels: LabelMap, truth: list[tuple[int, int]], scored: list[tuple[int, int, float]]
-) -> EvaluationResult:
-    """One picture; objects as (place, class id), detections as (place, class id, score)."""
-    ground_truth = GroundTruth(
-        np.array([box(place) for place, _ in truth], np.float32),
-        np.array([class_id for _, class_id in truth]),
-        np.zeros(len(truth), bool),
-        "1.jpg",
-    )
-    detections = Detections(
-        np.array([box(place) for place, _, _ in scored], np.float32),
-        np.array([score for _, _, score in scored], np.float32),
-        np.array([class_id for _, class_id, _ in scored], np.int64),
-        SIZE_HW,
-    )
-    pascal = pascal_average_precision([ground_truth], [detections], labels)
-    return EvaluationResult(pascal, labels, (ground_truth,), (detections,), 0.5)
-
-
 @pytest.fixture(scope="module")
 def evaluation() -> EvaluationResult:
-    """joghurt at the golden value 33/35, water at 1/2, orange without an object."""
-    ranking = (0, 1, 2, 3, 15, 16, 4)
-    scored = [(place, 1, 0.9 - 0.1 * rank) for rank, place in enumerate(ranking)]
-    return evaluation_of(
-        LabelMap(("joghurt", "orange", "water")),
-        [(place, 1) for place in range(5)] + [(5, 3), (6, 3)],
-        [*scored, (5, 3, 0.25)],
-    )
+    return groceries()
 
 
 @pytest.fixture(scope="module")
@@ -280,20 +241,6 @@ def test_least_report_has_only_what_there_is(evaluation: EvaluationResult) -> No
     assert "Training" not in page.text
 
 
-def sentence(result: EvaluationResult) -> str:
-    return summary(result, analyse(result, resamples=1))
-
-
-def test_perfect_model_reads_well() -> None:
-    perfect = evaluation_of(LabelMap(("water",)), [(0, 1), (1, 1)], [(0, 1, 0.9), (1, 1, 0.8)])
-    assert sentence(perfect) == (
-        "At a score of 0.80 or more the model finds every one of the 2 objects, with no wrong one "
-        "among its detections."
-    )
-    single = evaluation_of(LabelMap(("water",)), [(0, 1)], [(0, 1, 0.9)])
-    assert "finds the only object, with no wrong one" in sentence(single)
-
-
 def test_model_that_finds_nothing_reads_well() -> None:
     labels = LabelMap(tuple(f"label {index}" for index in range(20)))
     blind = evaluation_of(labels, [(index, index + 1) for index in range(19)], [])
@@ -305,33 +252,6 @@ def test_model_that_finds_nothing_reads_well() -> None:
     # Twenty labels are more than one wants to scroll past.
     assert "The other 8 labels" in page.text
     assert len(page.of("details")) == 1
-
-
-def test_one_wrong_detection_is_said_in_words() -> None:
-    scored = [(0, 1, 0.9), (9, 1, 0.8), (1, 1, 0.7), (2, 1, 0.6)]
-    result = evaluation_of(LabelMap(("water",)), [(0, 1), (1, 1), (2, 1), (3, 1)], scored)
-    text = sentence(result)
-    assert (
-        "At a score of 0.60 or more the model finds 3 of the 4 objects, with one wrong one" in text
-    )
-    assert "What costs most: missed (0.2" in text
-
-
-def test_few_pictures_are_called_few(evaluation: EvaluationResult) -> None:
-    note = interval_note(evaluation, analyse(evaluation, resamples=10))
-    assert note.startswith(f"Intervals hold 95{NBSP}% of 10 repetitions")
-    assert "So few pictures say little about others" in note
-    many = replace(evaluation, ground_truths=evaluation.ground_truths * 30)
-    assert "So few" not in interval_note(many, analyse(evaluation, resamples=10))
-
-
-def test_errors_are_listed_by_what_they_cost(evaluation: EvaluationResult) -> None:
-    rows = error_rows(analyse(evaluation, resamples=1))
-    assert len(rows) == 6
-    assert rows[0].name == "Missed"
-    assert rows[0].share == 1.0
-    costs = [row.ap_cost for row in rows]
-    assert costs == sorted(costs, reverse=True)
 
 
 def test_folder_has_charts_figures_and_detections(
@@ -361,48 +281,7 @@ def test_folder_has_charts_figures_and_detections(
     assert np.array_equal(read.detections[0].boxes_xyxy, evaluation.detections[0].boxes_xyxy)
 
 
-def test_confusions_of_many_classes_are_gathered() -> None:
-    labels = LabelMap(tuple(f"label {index}" for index in range(40)))
-    # Everything is found, but every third object is taken for the next class.
-    objects = [(index % 20, index + 1) for index in range(20)]
-    scored = [(place, c + 1 if c % 3 == 0 else c, 0.9) for place, c in objects]
-    analysis = analyse(evaluation_of(labels, objects, scored), resamples=1)
-    matrix = analysis.confusion
-    pairs = frequent_confusions(matrix, limit=4)
-    assert [(p.truth, p.predicted, p.count, p.share) for p in pairs[:2]] == [
-        ("label 2", "label 3", 1, 1.0),
-        ("label 5", "label 6", 1, 1.0),
-    ]
-    assert len(frequent_confusions(matrix)) == 6
-    chart = confusion_chart(matrix)
-    assert "The 17 labels with the fewest mistakes are gathered." in chart.caption
-    assert chart.is_wide
-    assert "14 objects found as what they are, 6 taken for another label, 0 missed" in chart.alt
-    shown = decoded(chart.svg_uri("dark"))
-    for text in (b">17 others<", b">label 2<", b">background<"):
-        assert text in shown
-    assert b">label 30<" not in shown
-
-
 def test_same_data_makes_the_same_page(evaluation: EvaluationResult) -> None:
     created = datetime(2026, 3, 1, tzinfo=UTC)
     pages = [render_report(ReportData("model", evaluation, created=created)) for _ in range(2)]
     assert pages[0] == pages[1]
-
-
-def decoded(data_uri: str) -> bytes:
-    return base64.b64decode(data_uri.split(",", 1)[1])
-
-
-def test_curves_pass_through_their_best_points() -> None:
-    # Thousands of faint wrong detections must not crowd the few that matter out of the drawing.
-    faint = [(15, 1, 0.001 * rank / 3000) for rank in range(3000, 0, -1)]
-    scored = [(place, 1, 0.9 - 0.0137 * place) for place in range(10)]
-    result = evaluation_of(LabelMap(("cup",)), [(p, 1) for p in range(10)], [*scored, *faint])
-    charts = {chart.name: chart for chart in result_charts(result, analyse(result, resamples=1))}
-    for name, point in (("f1", (0.9 - 0.0137 * 9, 1.0)), ("precision_recall", (1.0, 1.0))):
-        ax = Figure().add_subplot()
-        charts[name].paint(ax, INK["light"])
-        drawn = np.array(ax.get_lines()[0].get_xydata())
-        assert np.abs(drawn - point).sum(axis=1).min() < 1e-6
-        assert len(drawn) < 300

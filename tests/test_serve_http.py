@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import http.client
 import io
 import json
 import socket
@@ -404,10 +405,11 @@ def test_overload_is_told_at_once_and_disturbs_nobody(scorer):
 
 
 def test_an_answer_that_takes_too_long_is_a_504(scorer):
-    with held_service(scorer, request_timeout_s=0.3) as (url, _):
+    # Long enough for a busy machine to read the body in time: that would be a 408.
+    with held_service(scorer, request_timeout_s=1.5) as (url, _):
         status, _, answer = ask(f"{url}/v1/detect", data=JPEG, headers=JPEG_TYPE)
     assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")
-    assert "0.3 seconds" in answer["error"]["message"]
+    assert "1.5 seconds" in answer["error"]["message"]
 
 
 def test_a_body_that_does_not_come_is_a_408(scorer):
@@ -416,9 +418,10 @@ def test_a_body_that_does_not_come_is_a_408(scorer):
         with socket.create_connection(address, timeout=WAIT_S) as connection:
             head = "POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
             connection.sendall(f"{head}Content-Length: 1000\r\n\r\nnot all".encode())
-            answer = connection.recv(65_536)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"body_too_slow" in answer
+            with http.client.HTTPResponse(connection) as answer:
+                answer.begin()
+                error = json.load(answer)["error"]
+    assert (answer.status, error["code"]) == (408, "body_too_slow")
 
 
 def test_a_closed_engine_is_not_ready(scorer):

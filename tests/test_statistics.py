@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -142,6 +143,15 @@ def test_charts_are_pictures(statistics, tmp_path):
 
 def bars_of(figure):
     return [round(bar.get_height()) for bar in figure.axes[0].patches]
+
+
+def test_charts_of_labels_in_any_script_are_drawn_without_a_warning(tmp_path):
+    boxes = [("水", (0, 0, 10, 20)), ("Käse", (0, 0, 9, 9))]
+    images = [image("a.jpg", *boxes), image("b.jpg", *boxes)]
+    statistics = ObjectDetectionDataset("s", images, LabelMap(("水", "Käse"))).statistics()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(write_charts(statistics, "架", tmp_path)) == 5
 
 
 def test_charts_show_the_figures(statistics):

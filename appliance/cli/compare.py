@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from appliance.cli.detecting import (
-    DataFormat,
-    FormatOption,
     IouOption,
     LabelsOption,
+    ScoresOption,
     Where,
     WorkersOption,
     is_predictions,
     labels_of_model,
     make_detections,
     read_detections,
+    refuse_labels,
     split_labels,
 )
-from appliance.cli.options import AddressOption, Json, Quiet
+from appliance.cli.options import AddressOption, FormatOption, Json, OnePartArgument, Quiet
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Model file, or detections (.json).")],
     b: Annotated[str, typer.Argument(metavar="B", help="Model file, or detections (.json).")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Annotated pictures.")],
-    data_format: FormatOption = DataFormat.AUTO,
+    data: OnePartArgument,
+    data_format: FormatOption = "auto",
     labels: LabelsOption = None,
     iou: IouOption = 0.5,
     resamples: Annotated[
@@ -43,6 +43,7 @@ def compare(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal intervals.")] = 0,
     workers: WorkersOption = None,
+    scores: ScoresOption = None,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -53,30 +54,34 @@ def compare(
     """
     if not 0 < iou <= 1:
         raise ConfigError("--iou is out of range", got=iou, expected="above 0, up to 1")
+    from appliance import storage
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.evaluation.evaluate import ground_truth_of
     from appliance.evaluation.metrics.paired import compare_detections
     from appliance.evaluation.predictions import CocoIds
     from appliance.labels import LabelMap
 
+    if not (is_predictions(a) and is_predictions(b)):
+        refuse_labels(labels)
     known = {path: labels_of_model(path) for path in (a, b) if not is_predictions(path)}
     # What only one model knows the other never finds: that is part of the comparison.
     names = list(dict.fromkeys(name for labels in known.values() for name in labels))
     dataset = ObjectDetectionDataset.read(
-        data, format=data_format.value, labels=names or split_labels(labels)
+        data, format=data_format, labels=names or split_labels(labels)
     )
     ids = CocoIds.of(dataset.images)
 
-    def found_by(path: str) -> list[Detections]:
+    def found_by(path: str, name: str) -> list[Detections]:
         if path not in known:
             return list(read_detections(path, dataset, ids))
-        found, _ = make_detections(path, dataset, Where(address, workers, quiet=quiet))
+        folder = None if scores is None else storage.join(scores, name)
+        found, _ = make_detections(path, dataset, Where(address, workers, folder, quiet))
         return _renumbered(found, LabelMap.of(known[path]), dataset.label_map)
 
     result = compare_detections(
         [ground_truth_of(image, dataset.label_map) for image in dataset.images],
-        found_by(a),
-        found_by(b),
+        found_by(a, "a"),
+        found_by(b, "b"),
         dataset.label_map,
         resamples=resamples,
         seed=seed,

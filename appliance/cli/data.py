@@ -9,14 +9,13 @@ import typer
 from appliance.cli.data_augment import augment
 from appliance.cli.data_check import (
     DataArgument,
-    FormatOption,
     LabelsOption,
     check,
     name_of,
     names_in,
 )
 from appliance.cli.data_convert import convert
-from appliance.cli.options import Json
+from appliance.cli.options import FormatOption, Json
 from appliance.cli.tables import print_json
 
 app = typer.Typer(no_args_is_help=True, help="Make, check, see and convert annotated pictures.")

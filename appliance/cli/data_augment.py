@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from appliance.cli.data_check import DataArgument, FormatOption, name_of
-from appliance.cli.options import Json
+from appliance.cli.data_check import name_of
+from appliance.cli.options import FormatOption, Json, OnePartArgument
 from appliance.cli.tables import print_json
 from appliance.cli.training_settings import ConfigOption, training_settings
 
@@ -15,7 +15,7 @@ _Probability = Annotated[float | None, typer.Option(help="Probability, 0 to 1.")
 
 
 def augment(
-    data: DataArgument,
+    data: OnePartArgument,
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="SHEET", help="Picture to write: .png or .jpg.")
     ],

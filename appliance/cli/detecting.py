@@ -7,13 +7,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import ImageError
+from appliance.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
@@ -28,17 +27,6 @@ MOST_PICTURES_HERE = 200
 _PARTS = ("train", "val", "valid", "validation", "test")
 
 
-class DataFormat(StrEnum):
-    """How annotated pictures are written."""
-
-    AUTO = "auto"
-    VOC = "voc"
-    COCO = "coco"
-    YOLO = "yolo"
-    CSV = "csv"
-
-
-FormatOption = Annotated[DataFormat, typer.Option("--format", help="How DATA is written.")]
 IouOption = Annotated[
     float, typer.Option("--iou", help="Least overlap that counts as found, above 0 and up to 1.")
 ]
@@ -47,7 +35,9 @@ WorkersOption = Annotated[
 ]
 ScoresOption = Annotated[
     str | None,
-    typer.Option(help="New folder for the scores of a cluster, one that all its nodes see."),
+    typer.Option(
+        metavar="FOLDER", help="New folder for the scores of a cluster, one that all its nodes see."
+    ),
 ]
 LabelsOption = Annotated[
     str | None,
@@ -62,6 +52,20 @@ LabelsOption = Annotated[
 def split_labels(labels: str | None) -> list[str] | None:
     """The names of `--labels`."""
     return None if labels is None else [name.strip() for name in labels.split(",")]
+
+
+def refuse_labels(labels: str | None) -> None:
+    """Refuses `--labels` beside a model, which brings its own.
+
+    Raises:
+        ConfigError: They are given.
+    """
+    if labels is not None:
+        raise ConfigError(
+            "--labels is for predictions files only",
+            got=labels,
+            expected="no --labels, for a model brings its own",
+        )
 
 
 def is_predictions(source: str) -> bool:

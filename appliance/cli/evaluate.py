@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from appliance.cli.detecting import (
-    DataFormat,
-    FormatOption,
     IouOption,
     LabelsOption,
     ScoresOption,
@@ -21,9 +19,10 @@ from appliance.cli.detecting import (
     make_detections,
     name_of_data,
     read_detections,
+    refuse_labels,
     split_labels,
 )
-from appliance.cli.options import AddressOption, Json, Quiet
+from appliance.cli.options import AddressOption, FormatOption, Json, Quiet
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
 from appliance.versions import versions
@@ -44,7 +43,11 @@ class Interpolation(StrEnum):
 
 def evaluate(
     paths: Annotated[
-        list[str], typer.Argument(metavar="[MODEL] DATA", help="Model file, annotated pictures.")
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] DATA",
+            help="Model file, annotated pictures; DATA#test for one part of divided data.",
+        ),
     ],
     out: Annotated[
         str | None,
@@ -56,7 +59,7 @@ def evaluate(
         str | None,
         typer.Option("--predictions", help="Instead of MODEL: detections as COCO results (JSON)."),
     ] = None,
-    data_format: FormatOption = DataFormat.AUTO,
+    data_format: FormatOption = "auto",
     labels: LabelsOption = None,
     iou: IouOption = 0.5,
     interpolation: Annotated[
@@ -78,6 +81,13 @@ def evaluate(
     appliance evaluate --predictions detections.json data/test -o report/
     """
     model, data = _model_and_data(paths, predictions)
+    if model is not None:
+        refuse_labels(labels)
+    elif workers or scores or address:
+        raise ConfigError(
+            "A predictions file needs no cluster",
+            hint="Leave --workers, --scores and --address out",
+        )
     if not 0 < iou <= 1:
         raise ConfigError("--iou is out of range", got=iou, expected="above 0, up to 1")
     from appliance import storage
@@ -90,7 +100,7 @@ def evaluate(
     if out is not None:
         storage.check_writable(storage.join(out, "index.html"))
     names = split_labels(labels) if model is None else labels_of_model(model)
-    dataset = ObjectDetectionDataset.read(data, format=data_format.value, labels=names)
+    dataset = ObjectDetectionDataset.read(data, format=data_format, labels=names)
     ids = CocoIds.of(dataset.images)
     if model is None:
         source, scoring_s = str(predictions), None
@@ -114,8 +124,9 @@ def evaluate(
         from appliance.evaluation.tensorboard import write_tensorboard
 
         pictures = compare_pictures(dataset.images, result)
+        charts = result_charts(result, analysis)
         if eval_dir is not None:
-            write_tensorboard(eval_dir, result, pictures, charts=result_charts(result, analysis))
+            write_tensorboard(eval_dir, result, pictures, charts=charts)
         if out is not None:
             report = ReportData(
                 f"{PurePath(source).stem} on {name_of_data(data)}",
@@ -123,6 +134,7 @@ def evaluate(
                 comparisons=pictures,
                 sections=_sections(model, source, data, dataset, result),
                 analysis=analysis,
+                charts=charts,
             )
             write_report(out, report, images=dataset.images, ids=ids)
     if json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,5 +16,16 @@ AddressOption = Annotated[
     typer.Option(
         "--address",
         help="Ray cluster to use, host:port; by default RAY_ADDRESS, or a local one for the time being.",
+    ),
+]
+FormatOption = Annotated[
+    Literal["auto", "voc", "coco", "yolo", "csv"],
+    typer.Option("--format", help="How the annotations are written."),
+]
+OnePartArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder or file of annotated pictures in any format; DATA#train for one part of divided data.",
     ),
 ]

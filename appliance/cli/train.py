@@ -9,22 +9,16 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.detecting import DataFormat, FormatOption
-from appliance.cli.options import AddressOption, Json, Quiet
+from appliance.cli.options import AddressOption, FormatOption, Json, OnePartArgument, Quiet
 from appliance.cli.tables import print_json
 from appliance.cli.training_settings import ConfigOption, training_settings
 from appliance.model.spec import COMPACT
 
 
 def train(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="Annotated pictures to learn from; DATA#train for a part."
-        ),
-    ],
+    data: OnePartArgument,
     out: Annotated[str, typer.Option(help="Model file to write.")] = "model.safetensors",
-    data_format: FormatOption = DataFormat.AUTO,
+    data_format: FormatOption = "auto",
     init: Annotated[
         str, typer.Option(help="Starting weights: none, imagenet, coco, or a file.")
     ] = "none",
@@ -77,7 +71,7 @@ def train(
     from appliance.annotations.checks.survey import CheckConfig, refuse_errors
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.annotations.formats.opening import open_source
-    from appliance.errors import ConfigError
+    from appliance.errors import ConfigError, DatasetError
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.training import Workers, check_run, train_to_file
     from appliance.training.plan import plan_training
@@ -97,11 +91,14 @@ def train(
             "checkpoint_every_steps": checkpoint_every,
         },
     )
-    # One part of data that is there, or a sentence that says so.
-    open_source(data, data_format.value)
     if check:
-        refuse_errors({"train": data}, config=CheckConfig(format=data_format.value))
-    dataset = ObjectDetectionDataset.read(data, format=data_format.value)
+        try:
+            refuse_errors({"train": data}, config=CheckConfig(format=data_format))
+        except DatasetError:
+            # What is no single part of data, or is not there, has a sentence of its own.
+            open_source(data, data_format)
+            raise
+    dataset = ObjectDetectionDataset.read(data, format=data_format)
     plan = plan_training(
         dataset.label_map,
         images=len(dataset),

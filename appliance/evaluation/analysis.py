@@ -80,12 +80,18 @@ def analyse(result: EvaluationResult, *, resamples: int = 1000, seed: int = 0) -
     score_threshold = NO_THRESHOLD if threshold is None else threshold
     return Analysis(
         intervals=bootstrap_intervals(pascal, resamples=resamples, seed=seed),
-        error_types=analyse_errors(result.ground_truths, result.detections, result.labels),
+        error_types=analyse_errors(
+            result.ground_truths,
+            result.detections,
+            result.labels,
+            iou_threshold=pascal.iou_threshold,
+        ),
         error_types_shown=analyse_errors(
             result.ground_truths,
             result.detections,
             result.labels,
             score_threshold=score_threshold,
+            iou_threshold=pascal.iou_threshold,
         ),
         confusion=confusion_matrix(
             result.ground_truths,

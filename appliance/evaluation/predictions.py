@@ -30,6 +30,7 @@ import numpy as np
 from appliance import storage
 from appliance.detections import Detections
 from appliance.errors import DatasetError, LabelError
+from appliance.evaluation.box_forms import BoxForms
 from appliance.evaluation.picture_index import PictureIndex, quoted
 from appliance.labels import LabelMap
 
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _CATEGORY_NAMES = ("category_name", "category", "label")
 _SPECK_PX = 0.0625
+_MOST_PX = 1e9
 _FORM = (
     'a list of {"file_name" or "image_id", "category_name" or "category_id", '
     '"bbox": [x, y, width, height], "score"}'
@@ -108,7 +110,8 @@ def read_predictions(
     Raises:
         StorageError: The file cannot be read.
         DatasetError: It is no list of detections; or one of them has an unknown picture, no box or no
-            score, and the message says which one; or no box at all has area on its picture.
+            score, and the message says which one; or no box at all has area on its picture; or all boxes
+            are shares of their picture.
         LabelError: One of them has an unknown class.
     """
     rows = _rows(path)
@@ -120,6 +123,7 @@ def read_predictions(
     scores: dict[int, list[float]] = defaultdict(list)
     class_ids: dict[int, list[int]] = defaultdict(list)
     clipped = without_area = 0
+    forms = BoxForms()
     for number, row in enumerate(rows, start=1):
         where = f"{path}, detection {number}"
         if not isinstance(row, dict):
@@ -127,10 +131,12 @@ def read_predictions(
         index = pictures.index_of(row, where)
         class_ids[index].append(_class_id(row, labels, categories, where))
         box, has_area, was_clipped = _box(row, images[index], where)
+        forms.add(row["bbox"], images[index].size_hw)
         boxes[index].append(box)
         scores[index].append(_score(row, where))
         clipped += was_clipped
         without_area += not has_area
+    forms.check(path)
     if rows and without_area == len(rows):
         raise DatasetError(
             "No detection has an area on its picture",
@@ -211,7 +217,9 @@ def _rows(path: str | os.PathLike[str]) -> list[Any]:
     except (ValueError, RecursionError) as error:  # no JSON, or nested by the thousand
         raise DatasetError("Not a JSON file", where=path, got=error, expected=_FORM) from None
     if not isinstance(rows, list):
-        found = f"an object with {', '.join(rows)}" if isinstance(rows, dict) else quoted(rows)
+        found = quoted(rows)
+        if isinstance(rows, dict):
+            found = f"an object with {', '.join(rows) or 'nothing in it'}"
         raise DatasetError("Not COCO results", where=path, got=found, expected=_FORM)
     return rows
 
@@ -250,6 +258,13 @@ def _box(
             got=quoted(box),
             expected="bbox as four numbers [x, y, width, height]",
         )
+    if max(map(abs, box)) > _MOST_PX:
+        raise DatasetError(
+            "A detection has a box beyond any picture",
+            where=where,
+            got=quoted(box),
+            expected=f"bbox in pixels of a picture {width} wide and {height} high",
+        )
     # The corner as it will be kept: a box that was written here comes back to the last bit.
     x, y = (float(np.float32(value)) for value in box[:2])
     given = np.array([x, y, x + box[2], y + box[3]])
@@ -274,7 +289,9 @@ def _score(row: Mapping[str, Any], where: str) -> float:
 
 
 def _is_finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Not math.isfinite, which cannot take whole numbers of more than 308 digits.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < math.inf
 
 
 def _short_paths(paths: Sequence[str]) -> list[str]:

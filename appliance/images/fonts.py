@@ -36,7 +36,7 @@ def font_for(texts: Iterable[str], size_px: int) -> Font:
     letters = frozenset("".join(texts))
     if all(letter.isascii() for letter in letters):
         return ImageFont.load_default(size_px)
-    lacking = {path: _lacking(path, letters) for path in _paths()}
+    lacking = {path: _lacking(path, letters) for path in font_paths()}
     best = min(lacking, key=lambda path: lacking[path], default=None)
     return ImageFont.load_default(size_px) if best is None else ImageFont.truetype(best, size_px)
 
@@ -55,7 +55,8 @@ def _shape(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], 
 
 
 @cache
-def _paths() -> tuple[str, ...]:
+def font_paths() -> tuple[str, ...]:
+    """Files of the fonts that captions may use, the best known first; empty without any."""
     return tuple(_find())
 
 

@@ -6,7 +6,7 @@ matplotlib is imported by the functions that plot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.detections import Detections
+from appliance.errors import ConfigError
 from appliance.evaluation.metrics.average_precision import PascalResult, pascal_average_precision
 from appliance.evaluation.metrics.matching import GroundTruth, Matches
 from appliance.labels import Label, LabelMap
@@ -60,7 +61,16 @@ def count_errors(
         matches: The verdicts of an evaluation.
         score_thresholds: Ascending, 0..1; None takes 0, 0.01, ..., 1.
         unit: Count objects, or pictures with an error.
+
+    Raises:
+        ConfigError: `matches` are no such verdicts.
     """
+    if not isinstance(matches, Matches):
+        raise ConfigError(
+            "These are not the verdicts of an evaluation",
+            got=type(matches).__name__,
+            expected="Matches, as in detector.evaluate_in_detail(dataset).pascal.matches",
+        )
     given = np.arange(101) / 100 if score_thresholds is None else score_thresholds
     thresholds = np.asarray(given, np.float64)
     exact = thresholds.astype(np.float32)
@@ -105,9 +115,18 @@ def graph_error_counts(counts: ErrorCounts, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes that were drawn on.
+
+    Raises:
+        ConfigError: `counts` are something else.
     """
     from matplotlib.ticker import MaxNLocator
 
+    if not isinstance(counts, ErrorCounts):
+        raise ConfigError(
+            "These are no error counts",
+            got=type(counts).__name__,
+            expected="what count_errors returns",
+        )
     if ax is None:
         from matplotlib import pyplot as plt
 
@@ -157,6 +176,7 @@ class DetectionEvaluation:
         result: The figures, per class and over all.
 
     Raises:
+        ConfigError: An argument is of another kind.
         DatasetError: There is no object that counts in any picture.
     """
 
@@ -167,9 +187,16 @@ class DetectionEvaluation:
         labels: LabelMap | Sequence[Label | str],
         iou_threshold: float = 0.5,
     ) -> None:
-        label_map = labels if isinstance(labels, LabelMap) else LabelMap.of(labels)
+        if not isinstance(labels, LabelMap):
+            if isinstance(labels, str) or not isinstance(labels, Iterable):
+                raise ConfigError(
+                    "These are no labels",
+                    got=repr(labels),
+                    expected="a list of names, as in ['milk']",
+                )
+            labels = LabelMap.of(labels)
         self.result: PascalResult = pascal_average_precision(
-            ground_truths, detections, label_map, iou_threshold
+            ground_truths, detections, labels, iou_threshold
         )
 
     def metrics(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Why the average precision is not 1: the six error types of TIDE, and what each one costs.
 
 After Bolya, Foley, Hays and Hoffman, "TIDE: A General Toolbox for Identifying Object Detection Errors"
-(ECCV 2020). With `t_f = 0.5` (foreground) and `t_b = 0.1` (background), every false positive gets the first
+(ECCV 2020). With `t_f = 0.5` (foreground), or what counts as found elsewhere in an evaluation, and
+`t_b = 0.1` (background), every false positive gets the first
 of these types that fits; the order is that of the authors' program:
 
 | type | the false positive | mended by |
@@ -85,6 +86,7 @@ class ErrorTypes:
         false_negative_cost: What not asking for any object that was not found would gain.
         map: The mean average precision as it is.
         score_threshold: Detections below it were left out.
+        iou_threshold: The least overlap that counted as found, `t_f`.
     """
 
     counts: dict[str, int]
@@ -93,6 +95,7 @@ class ErrorTypes:
     false_negative_cost: float
     map: float
     score_threshold: float
+    iou_threshold: float = FOREGROUND_IOU
 
 
 def analyse_errors(
@@ -101,6 +104,7 @@ def analyse_errors(
     labels: LabelMap,
     *,
     score_threshold: float = 0.0,
+    iou_threshold: float = FOREGROUND_IOU,
 ) -> ErrorTypes:
     """Sorts all errors by type and measures what each type costs.
 
@@ -110,6 +114,7 @@ def analyse_errors(
         labels: The classes of the model.
         score_threshold: Leave out detections that score less. At 0, as the authors have it, many errors
             are faint detections that nobody would show; they cost little.
+        iou_threshold: The least overlap that counts as found, `t_f`; where it is below `t_b`, it is both.
 
     Raises:
         DatasetError: There is no object that counts in any picture.
@@ -118,10 +123,10 @@ def analyse_errors(
     """
     if score_threshold > 0:
         detections = [found.filter(score_threshold=score_threshold) for found in detections]
-    matches = match_detections(ground_truths, detections, FOREGROUND_IOU)
+    matches = match_detections(ground_truths, detections, iou_threshold)
     check_measurable(matches, labels)
     objects = _Objects.of(matches, ground_truths)
-    errors = _sorted_by_type(matches, objects, detections)
+    errors = _sorted_by_type(matches, objects, detections, iou_threshold)
     missed = objects.is_open.copy()
     for name in _MOVED:
         missed[errors.target[errors.of_type(name)]] = False
@@ -144,6 +149,7 @@ def analyse_errors(
         false_negative_cost=no_false_negative.map() - before,
         map=before,
         score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
     )
 
 
@@ -178,18 +184,22 @@ class _Errors:
 
 
 def _sorted_by_type(
-    matches: Matches, objects: _Objects, detections: Sequence[Detections]
+    matches: Matches,
+    objects: _Objects,
+    detections: Sequence[Detections],
+    foreground_iou: float,
 ) -> _Errors:
     found = FlatBoxes.of(detections)
-    pairs = overlapping_pairs(found, objects.boxes, BACKGROUND_IOU, same_class=False)
+    background_iou = min(BACKGROUND_IOU, foreground_iou)
+    pairs = overlapping_pairs(found, objects.boxes, background_iou, same_class=False)
     same_class = found.class_ids[pairs.detection] == objects.class_ids[pairs.object]
     own_iou, own_object = _best(pairs.where(same_class), len(found))
     other_iou, other_object = _best(pairs.where(~same_class), len(found))
     type_of: list[tuple[ErrorType, npt.NDArray[np.bool_]]] = [
-        ("localisation", (own_iou >= BACKGROUND_IOU) & (own_iou < FOREGROUND_IOU)),
-        ("classification", other_iou >= FOREGROUND_IOU),
-        ("duplicate", own_iou >= FOREGROUND_IOU),
-        ("both", other_iou >= BACKGROUND_IOU),
+        ("localisation", (own_iou >= background_iou) & (own_iou < foreground_iou)),
+        ("classification", other_iou >= foreground_iou),
+        ("duplicate", own_iou >= foreground_iou),
+        ("both", other_iou >= background_iou),
     ]
     type_index = np.select(
         [fits for _, fits in type_of],

@@ -50,7 +50,7 @@ class ConfidenceIntervals:
         ap_per_label: Label -> of its average precision, over the draws in which the label occurs; None
             where it never does or there are fewer than two pictures.
         level: The share of the draws that lies inside, 0.95 for instance; what lies outside is split
-            evenly between both ends.
+            evenly between both ends. Every interval holds its own figure, and is widened to it if need be.
         resamples: How often the pictures were drawn.
     """
 
@@ -79,9 +79,13 @@ def bootstrap_intervals(
     per_label = resampled_average_precisions(pascal, resamples=resamples, seed=seed)
     several = pascal.matches.num_images > 1
     return ConfidenceIntervals(
-        map=percentile_interval(mean_over_labels(per_label), level) if several else None,
+        map=percentile_interval(mean_over_labels(per_label), level, pascal.map)
+        if several
+        else None,
         ap_per_label={
-            result.label: percentile_interval(values, level) if several else None
+            result.label: percentile_interval(values, level, result.average_precision)
+            if several
+            else None
             for result, values in zip(pascal.labels, per_label.T, strict=True)
         },
         level=level,
@@ -130,13 +134,27 @@ def mean_over_labels(per_label: npt.NDArray[np.float64]) -> npt.NDArray[np.float
     return mean
 
 
-def percentile_interval(values: npt.NDArray[np.float64], level: float) -> Interval | None:
-    """The middle `level` of the values that are not NaN; None where there is none."""
+def percentile_interval(
+    values: npt.NDArray[np.float64], level: float, figure: float | None
+) -> Interval | None:
+    """The middle `level` of the values that are not NaN, widened where it must be to hold the figure.
+
+    The draws may all lie on one side of the figure that they are drawn around: where many detections have
+    the same score, for instance, their order decides, and it is another one in each draw.
+
+    Args:
+        values: Of the draws.
+        level: The share of them that lies inside.
+        figure: What was measured on all pictures; None where nothing was.
+
+    Returns:
+        None where there is no value or no figure.
+    """
     measured = values[~np.isnan(values)]
-    if not measured.size:
+    if not measured.size or figure is None:
         return None
     low, high = np.quantile(measured, [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return Interval(low, high)
+    return Interval(min(low, figure), max(high, figure))
 
 
 @dataclass(frozen=True, eq=False)

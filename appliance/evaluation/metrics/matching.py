@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.detections import Detections
-from appliance.errors import DatasetError, LabelError
+from appliance.errors import ConfigError, DatasetError, LabelError
 from appliance.evaluation.metrics.overlaps import FlatBoxes, joined, overlapping_pairs
 from appliance.labels import LabelMap
 
@@ -146,8 +146,11 @@ def match_detections(
         iou_threshold: The least overlap that counts as found, above 0 and up to 1.
 
     Raises:
+        ConfigError: They are no lists of ground truths and detections.
         ValueError: The two differ in length, or the threshold is out of range.
     """
+    _check_kind("ground_truths", ground_truths, GroundTruth)
+    _check_kind("detections", detections, Detections)
     if len(ground_truths) != len(detections):
         raise ValueError(f"{len(ground_truths)} ground truths for {len(detections)} detections")
     if not 0 < iou_threshold <= 1:
@@ -190,6 +193,23 @@ def match_detections(
         object_score=object_score[counted],
         image_is_negative=np.array([len(picture) == 0 for picture in ground_truths], np.bool_),
     )
+
+
+def _check_kind(name: str, values: object, kind: type) -> None:
+    """Refuses what is no sequence of one kind."""
+    expected = f"a list of {kind.__name__}, one a picture"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ConfigError(
+            "Not what can be measured", where=name, got=type(values).__name__, expected=expected
+        )
+    for index, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise ConfigError(
+                "Not what can be measured",
+                where=f"{name}[{index}]",
+                got=type(value).__name__,
+                expected=expected,
+            )
 
 
 def check_measurable(matches: Matches, labels: LabelMap) -> None:

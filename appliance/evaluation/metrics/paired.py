@@ -38,8 +38,8 @@ class Difference:
         ap_a: Average precision of model A, 0..1; None for a class without an object that counts.
         ap_b: Likewise of model B.
         difference: `ap_b - ap_a`; None where they are.
-        interval: Where the difference lies when the pictures are drawn anew; None where there is no
-            difference, or with fewer than two pictures.
+        interval: Where the difference lies when the pictures are drawn anew, and always the difference
+            itself; None where there is none, or with fewer than two pictures.
         probability_b_better: Share of the draws in which B is ahead, ties counted half; None likewise.
         pictures: Pictures with an object or a counted detection of this class.
         verdict: On B: "better" or "worse" if the interval lies on one side of 0 and there are enough
@@ -166,7 +166,7 @@ def _difference(
     if ap_a is None or ap_b is None or pictures < 2 or not measured.size:
         missing = None if ap_a is None or ap_b is None else ap_b - ap_a
         return Difference(ap_a, ap_b, missing, None, None, pictures, "no difference shown")
-    interval = percentile_interval(measured, level)
+    interval = percentile_interval(measured, level, ap_b - ap_a)
     ahead = (np.count_nonzero(measured > 0) + np.count_nonzero(measured == 0) / 2) / len(measured)
     return Difference(
         ap_a=ap_a,

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from appliance.images.chart_fonts import any_letters
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -109,7 +111,7 @@ class Chart:
         import matplotlib as mpl
 
         buffer = io.StringIO()
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        with any_letters(), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
             self._figure(page).savefig(
                 buffer, format="svg", transparent=True, metadata={"Date": None}
             )
@@ -123,10 +125,11 @@ class Chart:
     @cached_property
     def png(self) -> bytes:
         """The chart with its title on white, for slides and mails."""
-        figure = self._figure("light")
-        figure.suptitle(self.title, fontsize=11, color=INK["light"].text)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white")
+        with any_letters():
+            figure = self._figure("light")
+            figure.suptitle(self.title, fontsize=11, color=INK["light"].text)
+            figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white")
         return buffer.getvalue()
 
     def _figure(self, page: Page) -> Figure:

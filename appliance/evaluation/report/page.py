@@ -84,6 +84,7 @@ class ReportData:
         comparisons: Pictures with truth and predictions, worst first.
         sections: Tables below, in this order.
         analysis: The second look; None takes it now.
+        charts: Those of `result_charts`, where somebody has drawn them already: they are not drawn again.
     """
 
     model_name: str
@@ -94,6 +95,7 @@ class ReportData:
     comparisons: Sequence[Comparison] = ()
     sections: Sequence[ReportSection] = ()
     analysis: Analysis | None = None
+    charts: Sequence[Chart] = ()
 
 
 def write_report(
@@ -167,12 +169,17 @@ class _Charts:
     @classmethod
     def of(cls, data: ReportData, analysis: Analysis) -> _Charts:
         pascal = data.evaluation.pascal
+        drawn = {chart.name: chart for chart in data.charts}
+
+        def known(charts: Sequence[Chart]) -> list[Chart]:
+            return [drawn.get(chart.name, chart) for chart in charts]
+
         return cls(
-            curves=curve_charts(pascal, analysis),
-            confusion=confusion_chart(analysis.confusion),
+            curves=known(curve_charts(pascal, analysis)),
+            confusion=known([confusion_chart(analysis.confusion)])[0],
             training=training_charts(data.training_log),
             # On the page these two are tables.
-            beside=[average_precision_chart(pascal, analysis), error_types_chart(analysis)],
+            beside=known([average_precision_chart(pascal, analysis), error_types_chart(analysis)]),
         )
 
     @property

@@ -89,6 +89,7 @@ class ErrorRow:
         meaning: What it is.
         advice: What to do about it.
         count: How often it happened, among the detections that users see.
+        faint: How much more often among all of them, also those below the score threshold.
         ap_cost: The average precision it costs: so much more would there be without it, 0..1.
         share: Its cost against the greatest one, 0..1, for a bar.
     """
@@ -97,6 +98,7 @@ class ErrorRow:
     meaning: str
     advice: str
     count: int
+    faint: int
     ap_cost: float
     share: float
 
@@ -109,6 +111,7 @@ def error_rows(analysis: Analysis) -> list[ErrorRow]:
         ErrorRow(
             *_ERRORS[kind],
             count=analysis.error_types_shown.counts[kind],
+            faint=max(0, kinds.counts[kind] - analysis.error_types_shown.counts[kind]),
             ap_cost=kinds.ap_cost[kind],
             share=kinds.ap_cost[kind] / greatest,
         )
