@@ -67,6 +67,7 @@ format: setup-dev
 
 bench: setup-dev
 	$(BIN)/python -m benchmarks.main_job --quick --json
+	$(BIN)/python -m benchmarks.model_speed --quick --json
 
 # Pins come from pyproject.toml; the resulting files name no registry.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet

@@ -1,0 +1,73 @@
+"""Times torchvision's Faster R-CNN and the appliance's on the same weights and pictures.
+
+    python -m benchmarks.model_speed --json
+    python -m benchmarks.model_speed --arch resnet50_fpn --device cuda --batch 16 --json
+
+Weights are trained once on sample scenes and kept in `.cache/model_speed/`. Rounds of both sides alternate.
+Needs only torch, torchvision, numpy, pillow and safetensors; without faster-coco-eval COCO's AP is left
+out. Prints a table, then with --json one JSON document last; the same goes to
+`benchmarks/results/FOLDER/NAME.json`. Progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import torch
+
+from appliance.errors import ApplianceError
+from appliance.model.predictor import resolve_device
+from benchmarks.measurement import write_result
+from benchmarks.model_speed.accuracy import has_coco
+from benchmarks.model_speed.cases import ROUNDS, case_of, spec_of
+from benchmarks.model_speed.compare import Bench
+from benchmarks.model_speed.options import add_arguments, counts
+from benchmarks.model_speed.table import table
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        description="Times torchvision's Faster R-CNN and the appliance's, in turn."
+    )
+    add_arguments(parser, name="model_speed")
+    parser.add_argument("--batch", type=counts, default=(1, 4, 16), help="such as 1,4,16")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each side")
+    options = parser.parse_args()
+    try:
+        result = _run(options)
+    except ApplianceError as error:
+        parser.error(str(error))
+    print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
+    if options.json:
+        print(json.dumps(result))
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    device = resolve_device(options.device)
+    result: dict[str, Any] = {
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "quick": options.quick,
+        "coco": "faster-coco-eval" if has_coco() else "left out: faster-coco-eval is not here",
+        "results": [],
+    }
+    for architecture in options.arch:
+        case = case_of(architecture, device.type, quick=options.quick)
+        spec = spec_of(architecture, options.backbone, quick=options.quick)
+        bench = Bench.prepare(spec, case, device, options.cache)
+        print(bench.headline(), flush=True)
+        for batch in options.batch:
+            compared = bench.compare(batch, options.rounds)
+            print(table(compared), flush=True)
+            result["results"].append(compared)
+            # After each of them, since a run takes long: what is measured is kept.
+            write_result(options.name, "benchmarks.model_speed", result, options.folder)
+    return result
+
+
+if __name__ == "__main__":
+    main()
