@@ -50,6 +50,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        # What torch allows by itself in "float32" convolutions of a GPU.
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         "rounds": options.rounds,
         "quick": options.quick,
         "coco": "faster-coco-eval" if has_coco() else "left out: faster-coco-eval is not here",

@@ -22,6 +22,9 @@ from benchmarks.model_speed.sides import Predict
 FEWEST_FOR_P99 = 100
 """Below so many samples the 99th percentile is the slowest one, and says nothing."""
 
+WARM_UP = 3
+"""Calls on a GPU, pictures at least on a CPU."""
+
 
 @dataclass(frozen=True, eq=False)
 class Round:
@@ -135,7 +138,8 @@ def _warm_up(
 ) -> tuple[float, float | None]:
     """The first calls, which allocate and compile; their seconds and by how much memory grew."""
     images = [pictures[index % len(pictures)] for index in range(batch)]
-    calls = 3 if device.type == "cuda" else 1
+    # Compilers look at a few calls before they settle; on a CPU at a few pictures, as each takes long.
+    calls = WARM_UP if device.type == "cuda" else -(-WARM_UP // batch)
     started_s = time.perf_counter()
     with peak_memory(device) as memory:
         for _ in range(calls):
