@@ -26,8 +26,8 @@ from benchmarks.model_speed.curve_charts import accuracy_chart, time_chart
 from benchmarks.model_speed.options import add_arguments
 from benchmarks.model_speed.proposals import Point, Proposals, curve, recommended
 
-PRE_NMS = (1000, 500, 300, 200, 100)
-POST_NMS = (1000, 500, 300, 200, 100, 50)
+PRE_NMS = (1000, 500, 300, 150, 100)
+POST_NMS = (1000, 500, 300, 150, 100, 50)
 TIME_ROUNDS = 3
 
 

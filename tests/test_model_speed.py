@@ -280,7 +280,7 @@ def test_architectures_go_with_and_without_their_prefix():
 
 @pytest.mark.parametrize("text", ["1,x", "0", "1,", "-2"])
 def test_batches_are_whole_numbers(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="expected numbers"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number"):
         counts(text)
 
 

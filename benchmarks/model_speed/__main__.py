@@ -23,7 +23,7 @@ from benchmarks.measurement import write_result
 from benchmarks.model_speed.accuracy import has_coco
 from benchmarks.model_speed.cases import ROUNDS, case_of, spec_of
 from benchmarks.model_speed.compare import Bench
-from benchmarks.model_speed.options import add_arguments, counts
+from benchmarks.model_speed.options import add_arguments, count, counts
 from benchmarks.model_speed.table import table
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     )
     add_arguments(parser, name="model_speed")
     parser.add_argument("--batch", type=counts, default=(1, 4, 16), help="such as 1,4,16")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each side")
+    parser.add_argument("--rounds", type=count, default=ROUNDS, help="of each side")
     options = parser.parse_args()
     try:
         result = _run(options)

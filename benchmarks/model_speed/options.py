@@ -54,13 +54,21 @@ def architectures(text: str) -> tuple[str, ...]:
     return names
 
 
+def count(text: str) -> int:
+    """Reads one whole number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
+    return int(text)
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Reads whole numbers from 1 on, by commas.
 
     Raises:
         argparse.ArgumentTypeError: One of them is none.
     """
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) >= 1 for word in words):
-        raise argparse.ArgumentTypeError(f"expected numbers such as 1,4,16, got {text}")
-    return tuple(int(word) for word in words)
+    return tuple(count(word) for word in text.split(","))
