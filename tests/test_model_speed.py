@@ -20,7 +20,7 @@ import torch
 from appliance.detections import Detections
 from appliance.images.decoding import DecodedImage, decode_image
 from appliance.model.faster_rcnn import build_network
-from benchmarks.model_speed.cases import case_of, spec_of
+from benchmarks.model_speed.cases import TrainingStage, case_of, spec_of
 from benchmarks.model_speed.memory import peak_memory
 from benchmarks.model_speed.options import architectures, counts
 from benchmarks.model_speed.pictures import LABEL_MAP, PictureSet, draw_pictures
@@ -180,6 +180,19 @@ def test_weights_are_made_once_for_each_way_of_making_them(model, cache_dir):
     others = [(spec, longer, CPU), (wider, case, CPU), (spec, case, torch.device("cuda"))]
     paths = {path, *(weights_path(*other, cache_dir) for other in others)}
     assert len(paths) == 4
+
+
+def test_a_further_stage_goes_on_from_the_weights_of_the_one_before(model, cache_dir):
+    spec, case = spec_of(COMPACT, quick=True), case_of(COMPACT, "cpu", quick=True)
+    # A rate that moves nothing: what comes out is what went in, but for the statistics of BatchNorm.
+    further = replace(case, stages=(*case.stages, TrainingStage(64, 1, 1e-30)))
+    longer = trained_model(spec, further, CPU, cache_dir)
+    assert longer.info.training["steps"] == model.info.training["steps"] + 1
+    assert [stage["shorter_side_px"] for stage in longer.info.training["stages"]] == [96, 64]
+    before, after = model.network.state_dict(), longer.network.state_dict()
+    assert torch.equal(
+        before["roi_heads.box_head.fc6.weight"], after["roi_heads.box_head.fc6.weight"]
+    )
 
 
 def test_every_second_picture_is_a_shelf_of_four_scenes(cache_dir):

@@ -60,7 +60,7 @@ _ON_GPU = {1: 96, 4: 144, 16: 240}
 _CPU_CASES = {
     COMPACT: Case((640, 480), 120, (TrainingStage(384, 360, 1e-3),), _MANY),
     "fasterrcnn_mobilenet_v3_large_320_fpn": Case(
-        (640, 480), 120, (TrainingStage(320, 420, 1e-3),), _MANY
+        (640, 480), 120, (TrainingStage(320, 420, 1e-3), TrainingStage(320, 600, 1e-3)), _MANY
     ),
     "fasterrcnn_mobilenet_v3_large_fpn": Case(
         (1280, 960), 96, (TrainingStage(400, 400, 1e-3), TrainingStage(800, 60, 3e-4)), _SOME

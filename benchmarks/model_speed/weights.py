@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,14 +21,13 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.resnet import Bottleneck
 
-from appliance.annotations.annotated_image import AnnotatedImage
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network, initialise_score_bias
 from appliance.model.model_file import LoadedModel, ModelInfo
 from appliance.model.spec import ModelSpec
 from appliance.training.engine import StepReport, train
 from appliance.training.plan import settings_for
-from benchmarks.model_speed.cases import Case, TrainingStage
+from benchmarks.model_speed.cases import Case
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 
 _REPORT_EVERY_STEPS = 10
@@ -36,7 +36,7 @@ _REPORT_EVERY_STEPS = 10
 def trained_model(
     spec: ModelSpec, case: Case, device: torch.device, cache_dir: Path
 ) -> LoadedModel:
-    """The model of a case, trained unless it lies in the cache.
+    """The model of a case, trained as far as it does not lie in the cache already.
 
     Its `info.training` says how: the stages, the steps, the minutes, on which device.
 
@@ -44,22 +44,25 @@ def trained_model(
         spec: The network.
         case: Its pictures and the stages of its training.
         device: Where to train.
-        cache_dir: Where weights and pictures are kept.
+        cache_dir: Where pictures and the weights after every stage are kept.
 
     Raises:
         StorageError: The cache cannot be written.
         TrainingError: The loss left the finite.
     """
-    path = weights_path(spec, case, device, cache_dir)
-    if not path.exists():
-        images = draw_pictures(PictureSet("train", case.train_pictures, case.size_wh), cache_dir)
-        network, training = _train(spec, case, images, device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model_file.save(
-            str(path), network, spec, name=spec.architecture, info=ModelInfo(training=training)
-        )
+    paths = [
+        weights_path(spec, replace(case, stages=case.stages[:count]), device, cache_dir)
+        for count in range(1, len(case.stages) + 1)
+    ]
+    done = max((count for count, path in enumerate(paths, 1) if path.exists()), default=0)
+    for number in range(done, len(case.stages)):
+        network, training = _begin(spec, paths[number - 1] if number else None)
+        training = _train_stage(network, spec, case, number, training, device, cache_dir)
+        paths[number].parent.mkdir(parents=True, exist_ok=True)
+        info = ModelInfo(training=training)
+        model_file.save(str(paths[number]), network, spec, name=spec.architecture, info=info)
     # Its weights count; what only inference knows of is as asked for now, not as it was then.
-    return replace(model_file.load(str(path)), spec=spec)
+    return replace(model_file.load(str(paths[-1])), spec=spec)
 
 
 def weights_path(spec: ModelSpec, case: Case, device: torch.device, cache_dir: Path) -> Path:
@@ -78,36 +81,30 @@ def weights_path(spec: ModelSpec, case: Case, device: torch.device, cache_dir: P
     return cache_dir / f"{spec.architecture}-{device.type}-{digest}.safetensors"
 
 
-def _train(
-    spec: ModelSpec, case: Case, images: list[AnnotatedImage], device: torch.device
-) -> tuple[FasterRCNN, dict[str, Any]]:
+def _begin(spec: ModelSpec, path: Path | None) -> tuple[FasterRCNN, dict[str, Any]]:
+    """The network after the stage before, or with random weights, and how it came about."""
+    if path is not None:
+        before = model_file.load(str(path))
+        return before.network, dict(before.info.training)
     torch.manual_seed(0)
     network = build_network(spec)
     initialise_score_bias(network)
     _start_as_identity(network)
-    started_s = time.perf_counter()
-    last_loss = 0.0
-    for number, stage in enumerate(case.stages):
-        last_loss = _train_stage(network, spec, stage, number, images, device)
-    return network, {
-        "steps": sum(stage.steps for stage in case.stages),
-        "minutes": round((time.perf_counter() - started_s) / 60, 1),
-        "last_loss": round(last_loss, 3),
-        "stages": [asdict(stage) for stage in case.stages],
-        "pictures": len(images),
-        "device": device.type,
-    }
+    return network, {"steps": 0, "minutes": 0.0, "stages": []}
 
 
 def _train_stage(
     network: FasterRCNN,
     spec: ModelSpec,
-    stage: TrainingStage,
+    case: Case,
     number: int,
-    images: list[AnnotatedImage],
+    training: dict[str, Any],
     device: torch.device,
-) -> float:
-    """Trains in place; returns the mean loss of the last steps."""
+    cache_dir: Path,
+) -> dict[str, Any]:
+    """Trains in place; returns how the network came about, this stage included."""
+    images = draw_pictures(PictureSet("train", case.train_pictures, case.size_wh), cache_dir)
+    stage = case.stages[number]
     scale = stage.shorter_side_px / spec.shorter_side_px
     stage_spec = spec.with_settings(
         shorter_side_px=stage.shorter_side_px, longer_side_px=round(spec.longer_side_px * scale)
@@ -117,15 +114,16 @@ def _train_stage(
     def on_step(report: StepReport) -> None:
         losses.append(report.loss)
         if report.step % _REPORT_EVERY_STEPS == 0 or report.step == report.steps:
-            recent = losses[-_REPORT_EVERY_STEPS:]
             print(
                 f"{spec.architecture} at {stage.shorter_side_px} px: step {report.step} of"
-                f" {report.steps}, loss {sum(recent) / len(recent):.3f}, {report.step_s:.2f} s",
+                f" {report.steps}, loss {fmean(losses[-_REPORT_EVERY_STEPS:]):.3f},"
+                f" {report.step_s:.2f} s",
                 file=sys.stderr,
             )
 
     # Another seed for each stage, or the second would see the first one's pictures in their order.
     config = settings_for("none", steps=stage.steps, learning_rate=stage.learning_rate, seed=number)
+    started_s = time.perf_counter()
     train(
         network,
         stage_spec,
@@ -136,8 +134,15 @@ def _train_stage(
         device=device,
         on_step=on_step,
     )
-    recent = losses[-_REPORT_EVERY_STEPS:]
-    return sum(recent) / len(recent)
+    minutes = (time.perf_counter() - started_s) / 60
+    return {
+        "steps": training["steps"] + stage.steps,
+        "minutes": round(training["minutes"] + minutes, 1),
+        "last_loss": round(fmean(losses[-_REPORT_EVERY_STEPS:]), 3),
+        "stages": [*training["stages"], asdict(stage)],
+        "pictures": len(images),
+        "device": device.type,
+    }
 
 
 def _start_as_identity(network: FasterRCNN) -> None:
