@@ -174,7 +174,7 @@ def test_weights_are_made_once_for_each_way_of_making_them(model, cache_dir):
     again = trained_model(fewer, case, CPU, cache_dir)
     assert path.stat().st_mtime_ns == made_ns
     assert again.version == model.version
-    assert again.spec.proposals_post_nms == 7
+    assert again.spec.proposals_post_nms == again.network.rpn.post_nms_top_n() == 7
     longer = replace(case, stages=(*case.stages, *case.stages))
     wider = spec.with_settings(fpn_channels=64)
     others = [(spec, longer, CPU), (wider, case, CPU), (spec, case, torch.device("cuda"))]

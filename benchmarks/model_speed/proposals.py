@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from appliance.images.decoding import DecodedImage, decode_image
 from benchmarks.model_speed.accuracy import accuracy
 from benchmarks.model_speed.compare import Bench
 from benchmarks.model_speed.sides import Reference, ours, to_detections
+from benchmarks.model_speed.weights import with_spec
 
 TIMED_PICTURES = 4
 CROWDED_FROM = 16
@@ -163,7 +164,7 @@ def _seconds_per_image(
             spec = bench.model.spec.with_settings(
                 proposals_pre_nms=proposals.pre_nms, proposals_post_nms=proposals.post_nms
             )
-            predictor = ours(replace(bench.model, spec=spec), bench.device, 1)
+            predictor = ours(with_spec(bench.model, spec), bench.device, 1)
             predictor.predict(pictures[:1])
             started_s, cpu_started_s = time.perf_counter(), time.process_time()
             for picture in pictures:

@@ -62,7 +62,19 @@ def trained_model(
         info = ModelInfo(training=training)
         model_file.save(str(paths[number]), network, spec, name=spec.architecture, info=info)
     # Its weights count; what only inference knows of is as asked for now, not as it was then.
-    return replace(model_file.load(str(paths[-1])), spec=spec)
+    return with_spec(model_file.load(str(paths[-1])), spec)
+
+
+def with_spec(model: LoadedModel, spec: ModelSpec) -> LoadedModel:
+    """The same weights with other settings of inference, such as numbers of proposals.
+
+    Args:
+        model: Stays as it is.
+        spec: Of the same layers.
+    """
+    network = build_network(spec)
+    network.load_state_dict(model.network.state_dict())
+    return replace(model, network=network.eval(), spec=spec)
 
 
 def weights_path(spec: ModelSpec, case: Case, device: torch.device, cache_dir: Path) -> Path:
