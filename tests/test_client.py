@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import replace
 
 import pytest
 import uvicorn
@@ -11,6 +12,7 @@ from factories import jpeg_bytes
 
 from appliance.client import Client
 from appliance.errors import ServiceError
+from appliance.records import records_agree
 from appliance.scoring import ImageScorer
 from serve_app.engine import ScoringEngine
 from serve_app.http_api import create_api
@@ -38,10 +40,13 @@ def test_an_answer_is_the_record_of_scoring_here(service_url, tiny_model_path) -
     scorer = ImageScorer.load(str(tiny_model_path))
     (expected,) = scorer.score([("shelf 1/ä.jpg", picture)])
     with Client(service_url) as client:
-        assert client.detect(picture, name="shelf 1/ä.jpg") == expected
-        assert client.detect(picture, name="shelf 1/ä.jpg") == expected  # the same connection
+        first = client.detect(picture, name="shelf 1/ä.jpg")
+        assert client.detect(picture, name="shelf 1/ä.jpg") == first  # the same connection
         best = client.detect(picture, max_detections=1)
-    assert best.detections == expected.detections[:1]
+    # Another number of threads rounds the last bits in another way; all else is equal.
+    assert records_agree(first, expected)
+    assert replace(first, detections=()) == replace(expected, detections=())
+    assert best.detections == first.detections[:1]
     assert best.image_uri == "upload"
 
 

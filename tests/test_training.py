@@ -13,7 +13,7 @@ from factories import assert_equal_weights, plan_for
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ConfigError, DatasetError, NonFiniteLossError, StorageError
 from appliance.labels import LabelMap
-from appliance.model.predictor import resize
+from appliance.model.inference.resizing import resize
 from appliance.training import checkpoint as checkpoints
 from appliance.training.config import TrainingConfig
 from appliance.training.data import BatchLoader, Share, batch_indices

@@ -2,8 +2,8 @@
 
 Every picture the appliance sees, for training, batch, stream or online, passes through `decode_image`:
 the header is checked against the limits before a pixel is decoded, EXIF orientation is applied to the
-pixels, every colour mode becomes RGB, alpha is composed on white. Pillow does the decoding; JPEGs are
-scaled while they are decoded (DCT scaling) when the caller says how small they may become.
+pixels, every colour mode becomes RGB, alpha is composed on white. Pillow does the decoding; pictures are
+scaled down on the way, with proper filtering, when the caller says how small they may become.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def decode_image(
         data: The encoded file.
         source: Name for error messages: a URI, or the name of an upload.
         limits: What to refuse.
-        min_shorter_side_px: A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter
-            side stays at least so long. None decodes at full size.
+        min_shorter_side_px: The picture may be decoded at 1/2, 1/3, 1/4, ... of its size as long as its
+            shorter side stays at least so long: JPEGs while they are decoded (DCT scaling), the rest by
+            averaging squares of pixels afterwards. None decodes at full size.
 
     Raises:
         ImageError: The bytes are empty, too many, no picture, damaged, or of a format not read.
@@ -128,6 +129,8 @@ def _decode(
         # Pillow picks the smallest DCT scale that is still at least this size; no-op except for JPEG.
         image.draft(None, (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
     rgb = _to_rgb(ImageOps.exif_transpose(image))
+    if min_shorter_side_px is not None and min(rgb.size) >= 2 * min_shorter_side_px:
+        rgb = rgb.reduce(min(rgb.size) // min_shorter_side_px)
     pixels_hwc = torch.from_numpy(np.array(rgb))
     return DecodedImage(pixels_hwc.permute(2, 0, 1), size_hw)
 

@@ -1,25 +1,23 @@
 """Fast inference: decoded pictures in, one `Detections` each out. Knows nothing of Ray, HTTP or files
 other than the model's own.
 
-The path of a picture: group by input size -> resize and normalise -> trunk (backbone, pyramid) -> RPN ->
-box head -> boxes in pixels of the original. Pictures are grouped only with others of exactly their input
-size, so that no padding but their own reaches the convolutions, and on a CPU the network takes them one
-at a time: batching gains nothing there, and a picture gets the same boxes in any company, bit for bit.
+Pictures share a batch when their inputs have the same padded size. That size follows from the picture
+alone, so that a picture gets the same boxes in any company, and padding stays below 32 pixels a side. On a
+CPU the network takes them one at a time: batching gains nothing there.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.image_list import ImageList
 
 from appliance.detections import Detections
 from appliance.errors import ConfigError
@@ -27,10 +25,13 @@ from appliance.images.decoding import DecodedImage
 from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import IMAGE_MEAN, IMAGE_STD
+from appliance.model.inference.cuda_graphs import CudaGraphs
+from appliance.model.inference.exact_network import exact_network
+from appliance.model.inference.fast_network import FastNetwork
+from appliance.model.inference.resizing import padded_hw, to_batch
+from appliance.model.inference.selection import BatchDetections, BoxSelection
+from appliance.model.inference.stage_times import StageTimes, measured
 from appliance.model.spec import ModelSpec
-
-SIZE_DIVISOR = 32
-"""Inputs are padded to a multiple of the coarsest stride."""
 
 
 class Predictor:
@@ -43,9 +44,21 @@ class Predictor:
         model_version: Goes into every record.
         device: "cpu", "cuda", "cuda:1" or "auto" (the GPU where there is one).
         num_threads: CPU threads of this process, or None to leave them alone.
-        score_threshold: Overrides the model's own, 0..1.
+        score_threshold: Overrides the model's own, 0..1: one for all classes, or one for each label named
+            (the others keep the model's).
         max_detections: Overrides the model's own.
+        nms_iou_threshold: Overrides the model's own, 0..1.
+        class_agnostic_nms: Boxes of different classes suppress each other too.
+        labels: Answer with these only; None answers with all.
         batch_size: Pictures through the network at once; None takes 1 on a CPU, 8 on a GPU.
+        exact: Run torchvision's own code instead, picture by picture, for comparison.
+
+    Raises:
+        ConfigError: There is no such device, or an option is out of range.
+        LabelError: A label is unknown to the model.
+
+    Attributes:
+        stage_times: Set to a `StageTimes` to measure; None measures nothing.
     """
 
     def __init__(
@@ -57,40 +70,68 @@ class Predictor:
         model_version: str = "0",
         device: str = "auto",
         num_threads: int | None = None,
-        score_threshold: float | None = None,
+        score_threshold: float | Mapping[str, float] | None = None,
         max_detections: int | None = None,
+        nms_iou_threshold: float | None = None,
+        class_agnostic_nms: bool = False,
+        labels: Collection[str] | None = None,
         batch_size: int | None = None,
+        exact: bool = False,
     ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
+        by_label = score_threshold if isinstance(score_threshold, Mapping) else {}
         self.spec = spec.with_settings(
-            score_threshold=score_threshold, max_detections=max_detections
+            score_threshold=None if isinstance(score_threshold, Mapping) else score_threshold,
+            max_detections=max_detections,
+            nms_iou_threshold=nms_iou_threshold,
         )
         self.model_name = model_name
         self.model_version = model_version
         self.device = resolve_device(device)
-        self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
-        self._network = _for_inference(network, self.spec).to(self.device)
+        self.stage_times: StageTimes | None = None
+        on_gpu = self.device.type == "cuda"
+        self.batch_size = batch_size or (8 if on_gpu else 1)
+        self._exact: FasterRCNN | None = None
+        if exact:
+            if by_label or class_agnostic_nms or labels is not None:
+                raise ConfigError(
+                    "torchvision's own path has one threshold for all labels and suppresses by class",
+                    got="exact=True with a threshold per label, class_agnostic_nms or labels",
+                    hint="Leave one of them out",
+                )
+            self._exact = exact_network(network, self.spec, self.device)
+            return
+        selection = BoxSelection(
+            _score_thresholds(self.spec, by_label, labels),
+            self.spec.nms_iou_threshold,
+            self.spec.max_detections,
+            class_agnostic_nms,
+        )
+        dtype = torch.float16 if on_gpu else torch.float32
+        self._network = FastNetwork(network, selection, self.device, dtype)
+        self._graphs = CudaGraphs(self._network) if on_gpu else None
+        self._uploads = torch.cuda.Stream(self.device) if on_gpu else None
         # On uint8 values, so that normalising is one pass: (x / 255 - mean) / std.
-        self._mean = torch.tensor(IMAGE_MEAN, device=self.device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(IMAGE_STD, device=self.device).view(1, 3, 1, 1) * 255
+        mean, std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1)
+            for values in (IMAGE_MEAN, IMAGE_STD)
+        )
+        self._scale, self._offset = 1 / (255 * std), -mean / std
 
     @classmethod
-    def load(
-        cls,
-        model_uri: str,
-        *,
-        device: str = "auto",
-        num_threads: int | None = None,
-        score_threshold: float | None = None,
-        max_detections: int | None = None,
-    ) -> Predictor:
+    def load(cls, model_uri: str, **options: Any) -> Predictor:
         """Reads a model file (see `model_file`) and makes it ready.
+
+        Args:
+            model_uri: The file.
+            options: As for `Predictor`.
 
         Raises:
             StorageError: The file cannot be read.
             ModelFileError: It is no usable model file.
-            ConfigError: There is no such device.
+            ConfigError: There is no such device, or an option is out of range.
+            LabelError: A label is unknown to the model.
         """
         loaded = model_file.load(model_uri)
         return cls(
@@ -98,10 +139,7 @@ class Predictor:
             loaded.spec,
             model_name=loaded.name,
             model_version=loaded.version,
-            device=device,
-            num_threads=num_threads,
-            score_threshold=score_threshold,
-            max_detections=max_detections,
+            **options,
         )
 
     @property
@@ -111,72 +149,99 @@ class Predictor:
 
     @property
     def min_shorter_side_px(self) -> int:
-        """How small `decode_image` may make a JPEG without the model seeing less."""
-        return 2 * self.spec.shorter_side_px
+        """How small `decode_image` may make a picture without the model seeing less."""
+        return self.spec.shorter_side_px
 
     @torch.inference_mode()
     def predict(self, images: Sequence[DecodedImage]) -> list[Detections]:
         """Detects on any number of pictures of any sizes; results in the order given."""
-        results: list[Detections | None] = [None] * len(images)
+        if self._exact is not None:
+            return [self._predict_exactly(self._exact, image) for image in images]
+        results: dict[int, Detections] = {}
+        waiting: tuple[list[int], _Running] | None = None
+        # A device computes one batch while the next is uploaded and the one before is read back.
         for indices in self._batches(images):
-            batch = [images[index] for index in indices]
-            found = self._predict_batch(batch)
-            for index, detections in zip(indices, found, strict=True):
-                results[index] = detections
-        return [result for result in results if result is not None]
+            running = self._start([images[index] for index in indices])
+            if waiting is not None:
+                results.update(zip(waiting[0], self._finish(waiting[1]), strict=True))
+            waiting = indices, running
+        if waiting is not None:
+            results.update(zip(waiting[0], self._finish(waiting[1]), strict=True))
+        return [results[index] for index in range(len(images))]
 
     def _batches(self, images: Sequence[DecodedImage]) -> Iterator[list[int]]:
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
-            by_size[self.spec.resized_hw(image.size_hw)].append(index)
+            by_size[padded_hw(self._input_hw(image))].append(index)
         for indices in by_size.values():
-            for start in range(0, len(indices), self.batch_size):
-                yield indices[start : start + self.batch_size]
+            start = 0
+            while start < len(indices):
+                size = self.batch_size  # may have become smaller meanwhile
+                yield indices[start : start + size]
+                start += size
 
-    def _predict_batch(self, images: list[DecodedImage]) -> list[Detections]:
-        resized_hw = self.spec.resized_hw(images[0].size_hw)
-        inputs = self._prepare(images, resized_hw)
-        image_list = ImageList(inputs, [resized_hw] * len(images))
-        features = self._network.backbone(inputs)
-        proposals, _ = self._network.rpn(image_list, features)
-        found, _ = self._network.roi_heads(features, proposals, image_list.image_sizes)
+    def _input_hw(self, image: DecodedImage) -> tuple[int, int]:
+        return self.spec.resized_hw((int(image.pixels.shape[1]), int(image.pixels.shape[2])))
+
+    def _start(self, images: list[DecodedImage]) -> _Running:
+        """Brings a batch on its way; on a GPU without waiting for it."""
+        sizes_hw = [self._input_hw(image) for image in images]
+        with measured(self.stage_times, "resize"):
+            inputs = to_batch(
+                [self._upload(image.pixels) for image in images],
+                sizes_hw,
+                scale=self._scale,
+                offset=self._offset,
+            )
+            sizes_wh = torch.tensor([(w, h) for h, w in sizes_hw], dtype=torch.float32)
+            sizes_wh = sizes_wh.to(self.device)
+        if self._graphs is not None and self.stage_times is None:
+            found = self._graphs(inputs, sizes_wh)
+        else:
+            found = self._network(inputs, sizes_wh, times=self.stage_times)
+        return _Running(images, sizes_hw, inputs, sizes_wh, found)
+
+    def _upload(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self._uploads is None:
+            return pixels
+        with torch.cuda.stream(self._uploads):
+            uploaded = pixels.pin_memory().to(self.device, non_blocking=True)
+        torch.cuda.current_stream(self.device).wait_stream(self._uploads)
+        uploaded.record_stream(torch.cuda.current_stream(self.device))
+        return uploaded
+
+    def _finish(self, running: _Running) -> list[Detections]:
+        found = running.found
+        if not bool(found.settled):
+            found = self._network(running.inputs, running.sizes_wh, greedy=True)
+        boxes_xyxy, scores, class_ids = (
+            values.cpu().numpy() for values in (found.boxes_xyxy, found.scores, found.class_ids)
+        )
         return [
-            self._to_detections(result, resized_hw, image.size_hw)
-            for result, image in zip(found, images, strict=True)
+            _to_detections(boxes_xyxy[i], scores[i], class_ids[i], input_hw, image.size_hw)
+            for i, (input_hw, image) in enumerate(
+                zip(running.input_sizes_hw, running.images, strict=True)
+            )
         ]
 
-    def _prepare(self, images: list[DecodedImage], resized_hw: tuple[int, int]) -> torch.Tensor:
-        """float32 `[B, 3, H, W]`, normalised, padded below and to the right to `SIZE_DIVISOR`."""
-        height, width = resized_hw
-        resized = [resize(image.pixels.to(self.device), resized_hw) for image in images]
-        pixels = (torch.stack(resized) - self._mean) / self._std
-        padding = (0, -width % SIZE_DIVISOR, 0, -height % SIZE_DIVISOR)
-        return F.pad(pixels, padding).contiguous(memory_format=torch.channels_last)
-
-    def _to_detections(
-        self, found: dict[str, torch.Tensor], resized_hw: tuple[int, int], size_hw: tuple[int, int]
-    ) -> Detections:
-        height, width = size_hw
-        scale_xyxy = np.array([width / resized_hw[1], height / resized_hw[0]] * 2, dtype=np.float32)
-        boxes_xyxy = found["boxes"].float().cpu().numpy() * scale_xyxy
-        boxes_xyxy = np.clip(boxes_xyxy, 0, np.array([width, height] * 2, np.float32))
-        x1, y1, x2, y2 = boxes_xyxy.T
-        scores = found["scores"].float().cpu().numpy()
-        keep = np.flatnonzero((x2 > x1) & (y2 > y1) & np.isfinite(scores))
-        keep = keep[np.argsort(-scores[keep], kind="stable")]
-        class_ids = found["labels"].cpu().numpy()
-        return Detections(boxes_xyxy[keep], scores[keep], class_ids[keep], size_hw)
+    def _predict_exactly(self, network: FasterRCNN, image: DecodedImage) -> Detections:
+        found = network([image.pixels.to(self.device).float() / 255])[0]
+        height, width = image.pixels.shape[1:]
+        boxes_xyxy, scores, class_ids = (
+            found[name].cpu().numpy() for name in ("boxes", "scores", "labels")
+        )
+        return _to_detections(boxes_xyxy, scores, class_ids, (height, width), image.size_hw)
 
 
-def resize(pixels: torch.Tensor, resized_hw: tuple[int, int]) -> torch.Tensor:
-    """uint8 `[3, h, w]` to float32 `[3, H, W]`, still in 0..255, bilinear with antialiasing.
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A batch on its way through the network."""
 
-    Training and inference share it: a network should see pictures as it saw them when it learnt.
-    """
-    resized: torch.Tensor = F.interpolate(
-        pixels[None].float(), size=resized_hw, mode="bilinear", antialias=True
-    )[0]
-    return resized
+    images: list[DecodedImage]
+    input_sizes_hw: list[tuple[int, int]]
+    inputs: torch.Tensor
+    sizes_wh: torch.Tensor
+    found: BatchDetections
 
 
 def resolve_device(device: str) -> torch.device:
@@ -196,27 +261,38 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def fold_batch_norms(module: nn.Module) -> None:
-    """Folds every BatchNorm that follows a convolution into it, in place. For eval mode only."""
-    previous: tuple[str, nn.Module] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and previous and isinstance(previous[1], nn.Conv2d):
-            folded = fuse_conv_bn_eval(previous[1], child)
-            _replace_child(module, previous[0], folded)
-            _replace_child(module, name, nn.Identity())
-        else:
-            fold_batch_norms(child)
-        previous = (name, child)
+def _score_thresholds(
+    spec: ModelSpec, by_label: Mapping[str, float], labels: Collection[str] | None
+) -> tuple[float, ...]:
+    """One threshold for each class; infinite for classes that are not asked for."""
+    thresholds = [spec.score_threshold] * len(spec.labels)
+    for name, threshold in by_label.items():
+        if not 0 <= threshold <= 1:
+            raise ConfigError(
+                "A score threshold is out of range", where=name, got=threshold, expected="0..1"
+            )
+        thresholds[spec.label_map.id_of(name) - 1] = threshold
+    if labels is not None:
+        wanted = {spec.label_map.id_of(name) for name in labels}
+        for index in range(len(thresholds)):
+            if index + 1 not in wanted:
+                thresholds[index] = math.inf
+    return tuple(thresholds)
 
 
-def _replace_child(module: nn.Module, name: str, child: nn.Module) -> None:
-    # In Sequential and ModuleDict too, a child is replaced by setting the attribute of its name.
-    setattr(module, name, child)
-
-
-def _for_inference(network: FasterRCNN, spec: ModelSpec) -> FasterRCNN:
-    ready: FasterRCNN = copy.deepcopy(network).eval().requires_grad_(False)
-    fold_batch_norms(ready)
-    ready.roi_heads.score_thresh = spec.score_threshold
-    ready.roi_heads.detections_per_img = spec.max_detections
-    return ready.to(memory_format=torch.channels_last)
+def _to_detections(
+    boxes_xyxy: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int64],
+    input_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+) -> Detections:
+    """From pixels of what the network saw to pixels of the original; drops rows with nothing in them."""
+    height, width = size_hw
+    limits = np.array([width, height] * 2, np.float32)
+    scale_xyxy = np.array([width / input_hw[1], height / input_hw[0]] * 2, np.float32)
+    boxes_xyxy = np.clip(boxes_xyxy * scale_xyxy, 0, limits)
+    x1, y1, x2, y2 = boxes_xyxy.T
+    keep = np.flatnonzero((x2 > x1) & (y2 > y1) & np.isfinite(scores))
+    keep = keep[np.argsort(-scores[keep], kind="stable")]
+    return Detections(boxes_xyxy[keep], scores[keep], class_ids[keep], size_hw)

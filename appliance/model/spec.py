@@ -142,10 +142,13 @@ class ModelSpec:
         return replace(self, **{k: v for k, v in settings.items() if v is not None})
 
     def resized_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """The size in pixels at which a picture of `size_hw` enters the network (before padding)."""
+        """The size in pixels at which a picture of `size_hw` enters the network (before padding).
+
+        Rounded down, as in torchvision's `GeneralizedRCNNTransform`.
+        """
         height, width = size_hw
         scale = min(self.shorter_side_px / min(size_hw), self.longer_side_px / max(size_hw))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return max(1, int(height * scale)), max(1, int(width * scale))
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

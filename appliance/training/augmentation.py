@@ -22,7 +22,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from appliance.model.predictor import resize
+from appliance.model.inference.resizing import resize
 from appliance.model.spec import ModelSpec
 from appliance.training.config import TrainingConfig
 

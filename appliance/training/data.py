@@ -19,7 +19,7 @@ from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import DatasetError
 from appliance.images.decoding import decode_image
 from appliance.labels import LabelMap
-from appliance.model.predictor import SIZE_DIVISOR, resize
+from appliance.model.inference.resizing import SIZE_DIVISOR, resize
 from appliance.model.spec import ModelSpec
 from appliance.training.augmentation import Picture, Sample, augment, partners
 from appliance.training.config import TrainingConfig
@@ -184,5 +184,5 @@ def decode_to_learn(image: AnnotatedImage, spec: ModelSpec, config: TrainingConf
     if min(pixels.shape[1:]) > closest_px:
         scale = closest_px / min(pixels.shape[1:])
         smaller_hw = (round(pixels.shape[1] * scale), round(pixels.shape[2] * scale))
-        pixels = resize(pixels, smaller_hw).round().to(torch.uint8)
+        pixels = resize(pixels, smaller_hw, antialias=True).round().to(torch.uint8)
     return pixels

@@ -1,0 +1,94 @@
+"""Non-maximum suppression over many groups at once: pictures, pyramid levels, classes.
+
+Greedy suppression asks for one box after the other, which on a GPU costs a round trip to the device. Its
+result is also the only fixed point of
+
+    kept[i] = no kept[j] with a better score overlaps i by more than the threshold
+
+(by induction over the scores), and iterating that from "all kept" settles the best i boxes after at most
+i rounds; on real detections after a handful. So on a device all groups are solved together by a fixed
+number of rounds, with a flag that tells whether they were enough.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+
+ROUNDS = 24
+"""So many, on a device, before the answer is copied and the flag is looked at."""
+
+
+def suppress(
+    boxes_xyxy: torch.Tensor,
+    scores: torch.Tensor,
+    iou_threshold: float,
+    *,
+    groups: torch.Tensor | None = None,
+    greedy: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drops boxes that overlap a better one of their picture and group.
+
+    Args:
+        boxes_xyxy: float32 `[B, N, 4]`, not negative.
+        scores: float32 `[B, N]`; -inf where there is no box.
+        iou_threshold: Overlaps above it are suppressed.
+        groups: int64 `[B, N]`; only boxes of the same group suppress each other. None: one group.
+        greedy: One box after the other: right for a CPU, and for batches that would not settle.
+
+    Returns:
+        bool `[B, N]`, what is kept; and bool `[]`, whether that is final.
+    """
+    if greedy:
+        kept = _greedy(boxes_xyxy, scores, iou_threshold, groups)
+        return kept, torch.ones((), dtype=torch.bool, device=kept.device)
+    return _in_rounds(boxes_xyxy, scores, iou_threshold, groups)
+
+
+def _greedy(
+    boxes_xyxy: torch.Tensor,
+    scores: torch.Tensor,
+    iou_threshold: float,
+    groups: torch.Tensor | None,
+) -> torch.Tensor:
+    count = scores.shape[1]
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    valid = (scores.flatten() > -torch.inf).nonzero()[:, 0]
+    if len(valid):
+        owners = valid // count
+        if groups is not None:
+            owners = owners * (groups.max() + 1) + groups.flatten()[valid]
+        # Boxes of different groups are moved apart; in double precision that changes no overlap.
+        boxes = boxes_xyxy.reshape(-1, 4)[valid].double()
+        boxes = boxes + (owners * (boxes.max() + 1))[:, None]
+        kept = torchvision.ops.nms(boxes, scores.flatten()[valid].double(), iou_threshold)
+        mask[valid[kept]] = True
+    return mask.view_as(scores)
+
+
+def _in_rounds(
+    boxes_xyxy: torch.Tensor,
+    scores: torch.Tensor,
+    iou_threshold: float,
+    groups: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    boxes = boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4))
+    valid = scores.gather(1, order) > -torch.inf
+    rivals = (_pairwise_iou(boxes) > iou_threshold).tril(-1)  # [B, i, j]: j is better than i
+    rivals &= valid[:, None, :]
+    if groups is not None:
+        ordered_groups = groups.gather(1, order)
+        rivals &= ordered_groups[:, :, None] == ordered_groups[:, None, :]
+    kept = valid
+    for _ in range(ROUNDS):
+        before, kept = kept, valid & ~(rivals & kept[:, None, :]).any(-1)
+    return torch.zeros_like(kept).scatter(1, order, kept), (before == kept).all()
+
+
+def _pairwise_iou(boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    top_left = torch.maximum(boxes_xyxy[:, :, None, :2], boxes_xyxy[:, None, :, :2])
+    bottom_right = torch.minimum(boxes_xyxy[:, :, None, 2:], boxes_xyxy[:, None, :, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    area = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1)
+    return intersection / (area[:, :, None] + area[:, None, :] - intersection)
