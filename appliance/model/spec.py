@@ -35,6 +35,10 @@ _SIDES_PX = {
     "fasterrcnn_mobilenet_v3_large_fpn": (800, 1333),
     "fasterrcnn_mobilenet_v3_large_320_fpn": (320, 640),
 }
+# Its 320 pixels have room for no more: torchvision's own numbers.
+_PROPOSALS = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {"proposals_pre_nms": 150, "proposals_post_nms": 150}
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class ModelSpec:
     box_head_channels: int = 256
     anchor_sizes_px: tuple[int, int, int] = (32, 64, 128)
     proposals_pre_nms: int = 300
-    proposals_post_nms: int = 100
+    proposals_post_nms: int = 150
     score_threshold: float = 0.05
     nms_iou_threshold: float = 0.5
     max_detections: int = 300
@@ -105,7 +109,9 @@ class ModelSpec:
         shorter_side_px, longer_side_px = _SIDES_PX.get(architecture, (384, 640))
         sides = {"shorter_side_px": shorter_side_px, "longer_side_px": longer_side_px}
         if architecture != COMPACT:
-            sides |= {"proposals_pre_nms": 1000, "proposals_post_nms": 300}
+            sides |= _PROPOSALS.get(
+                architecture, {"proposals_pre_nms": 1000, "proposals_post_nms": 300}
+            )
             settings = {"backbone": None, **settings}
         return cls(labels=labels.names, architecture=architecture, **{**sides, **settings})
 

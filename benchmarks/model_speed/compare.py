@@ -14,6 +14,7 @@ import torch
 from appliance import storage
 from appliance.annotations.annotated_image import AnnotatedImage
 from appliance.images.decoding import DecodedImage, decode_image
+from appliance.model.inference.stage_times import StageTimes
 from appliance.model.model_file import LoadedModel
 from appliance.model.predictor import Predictor
 from appliance.model.spec import ModelSpec
@@ -21,7 +22,7 @@ from benchmarks.model_speed.accuracy import Accuracy, accuracy
 from benchmarks.model_speed.cases import TEST_PICTURES, Case
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 from benchmarks.model_speed.rounds import SideTimes, alternate
-from benchmarks.model_speed.sides import Reference, new_stage_times, ours
+from benchmarks.model_speed.sides import Reference, ours
 from benchmarks.model_speed.weights import trained_model
 
 
@@ -124,14 +125,12 @@ class Bench:
 
     def _stage_shares(
         self, predictor: Predictor, pictures: Sequence[DecodedImage], batch: int, decode_s: float
-    ) -> dict[str, float] | None:
-        """Share of each stage, decoding among them; None where the predictor does not measure them.
+    ) -> dict[str, float]:
+        """Share of each stage, decoding among them.
 
         Apart from the rounds, because on a GPU telling stages apart means waiting for each.
         """
-        stage_times = new_stage_times()
-        if stage_times is None:
-            return None
+        stage_times = StageTimes()
         predictor.stage_times = stage_times
         for start in range(0, len(pictures), batch):
             predictor.predict(pictures[start : start + batch])

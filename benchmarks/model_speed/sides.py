@@ -6,10 +6,8 @@ a copy that the other pays for.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +24,6 @@ from appliance.model.spec import COMPACT
 SCORE_THRESHOLD = 0.05
 MAX_DETECTIONS = 100
 """torchvision's defaults, taken on both sides."""
-
-_STAGE_TIMES = "appliance.model.inference.stage_times"
 
 Predict = Callable[[Sequence[DecodedImage]], list[Detections]]
 
@@ -101,14 +97,6 @@ def ours(model: LoadedModel, device: torch.device, batch_size: int) -> Predictor
         # On a CPU the predictor knows better than the caller how many to take at once.
         batch_size=batch_size if device.type == "cuda" else None,
     )
-
-
-def new_stage_times() -> Any:
-    """What the predictor adds up its stages in; None where it does not know of stages."""
-    try:
-        return importlib.import_module(_STAGE_TIMES).StageTimes()
-    except ModuleNotFoundError:
-        return None
 
 
 def to_detections(found: dict[str, torch.Tensor], size_hw: tuple[int, int]) -> Detections:
