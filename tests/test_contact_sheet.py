@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -133,8 +134,14 @@ def test_mistakes(shelf, tmp_path):
         sheet_of(shelf, columns=0)
     annotate(tmp_path / "lonely", "alone", EGG)
     (tmp_path / "lonely/JPEGImages").mkdir()
-    with pytest.raises(DatasetError, match="There is no picture to show: shelf"):
+    with pytest.raises(DatasetError, match="An annotation has no picture"):
         sheet_of(tmp_path / "lonely")
+    (tmp_path / "a.jpg").write_bytes(encoded(picture()))
+    image = {"id": 1, "file_name": "a.jpg", "width": 96, "height": 64}
+    document = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "yak"}]}
+    (tmp_path / "set.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match="There is no picture to show: shelf"):
+        sheet_of(tmp_path / "set.json", labels=["yak"])
 
 
 def test_sheets_are_saved_as_their_name_says(shelf, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import pytest
 from factories import encoded, picture
@@ -17,15 +16,11 @@ from appliance.annotations.formats import pascal_voc
 from appliance.annotations.formats.inside import home_of, lies_inside
 from appliance.annotations.formats.opening import open_source
 from appliance.annotations.source import ObjectAnnotation, PictureAnnotation
-from appliance.cli import main as cli
 from appliance.errors import DatasetError, StorageError
 
 EGG = ObjectAnnotation("egg", (24, 16, 72, 48))
 SECRET = b"root:x:0:0:do not print this"
-HINT = (
-    "If it is to be used, name the folder that it lies in: --images of data check and data convert, "
-    "images_root= in Python."
-)
+HINT = "If it is to be used, name the folder that it lies in: --images, or images_root= in Python."
 
 
 def put(path, content=None):
@@ -262,25 +257,41 @@ def test_inside_or_outside(path, folder, inside):
     assert lies_inside(path, folder) is inside
 
 
-def test_on_the_command_line(tmp_path, monkeypatch, capsys, own_process_state):
+def test_on_the_command_line(tmp_path, run_appliance, capsys):
     put(tmp_path / "far/1.jpg")
     write_data(tmp_path / "data", "coco", f"{tmp_path}/far/1.jpg")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["appliance", "data", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0), capsys.readouterr()
-
     data, out, far = tmp_path / "data", tmp_path / "out", tmp_path / "far"
-    assert run("check", data)[0] == 1
-    code, printed = run("convert", data, out, "--to", "voc")
-    assert (code, printed.err.partition(":")[2].strip()[:34]) == (
-        1,
-        "A picture lies outside of the fold",
-    )
-    code, printed = run("check", data, "--images", far, "--fix", tmp_path / "mended")
-    assert code == 0
-    assert printed.out.splitlines()[-1].startswith("0 errors, 1 warning left")
-    assert run("convert", data, out, "--to", "voc", "--images", far)[0] == 0
+    assert run_appliance("data", "check", data) == 1
+    capsys.readouterr()
+    assert run_appliance("data", "convert", data, out, "--to", "voc") == 1
+    assert "A picture lies outside of the folder" in capsys.readouterr().err
+    mended = tmp_path / "mended"
+    assert run_appliance("data", "check", data, "--images", far, "--fix", mended) == 0
+    assert "0 errors, 1 warning left" in capsys.readouterr().out.splitlines()[-1]
+    assert run_appliance("data", "convert", data, out, "--to", "voc", "--images", far) == 0
     assert len(ObjectDetectionDataset.read(out)) == 1
+
+
+def test_every_command_that_reads_data_takes_the_folder_of_its_pictures(
+    tmp_path, run_appliance, capsys
+):
+    far = tmp_path / "far"
+    put(far / "1.jpg")
+    data = write_data(tmp_path / "data", "coco", f"{far}/1.jpg")
+    found = tmp_path / "found.json"
+    row = {"image_id": 1, "category_id": 1, "bbox": [24, 16, 48, 32], "score": 0.9}
+    found.write_text(json.dumps([row]))
+    for command in (
+        ("data", "stats", data),
+        ("data", "show", data, "-o", tmp_path / "sheet.png"),
+        ("data", "augment", data, "-o", tmp_path / "augmented.png"),
+        ("evaluate", "--predictions", found, data),
+        ("compare", found, found, data),
+    ):
+        assert run_appliance(*command) == 1, command
+        assert "lies outside of the folder" in capsys.readouterr().err
+        assert run_appliance(*command, "--images", far) == 0, command
+    # Training has read the pictures when it finds that the workers cannot share them.
+    odd = ("train", data, "--out", tmp_path / "model", "--workers", 2, "--batch-size", 3)
+    assert run_appliance(*odd, "--images", far) == 1
+    assert "batch size 3 and 2 workers" in capsys.readouterr().err

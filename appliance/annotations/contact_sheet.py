@@ -120,6 +120,8 @@ def draw_sheet(
     wanted = set(names if labels is None else labels)
     fitting = [entry for entry in entries if labels is None or wanted & set(entry.labels)]
     if not fitting:
+        for source in sources.values():
+            source.refuse_faults()  # says why there is none, where it knows
         raise DatasetError("There is no picture to show", where=name)
     chosen = random.Random(seed).sample(fitting, min(count, len(fitting)))
     chosen.sort(key=lambda item: (list(sources).index(item.part), item.entry.name))

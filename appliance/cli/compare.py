@@ -21,7 +21,14 @@ from appliance.cli.detecting import (
     refuse_labels,
     split_labels,
 )
-from appliance.cli.options import AddressOption, FormatOption, Json, OnePartArgument, Quiet
+from appliance.cli.options import (
+    AddressOption,
+    FormatOption,
+    ImagesOption,
+    Json,
+    OnePartArgument,
+    Quiet,
+)
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
 
@@ -36,6 +43,7 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Model file, or detections (.json).")],
     data: OnePartArgument,
     data_format: FormatOption = "auto",
+    images: ImagesOption = None,
     labels: LabelsOption = None,
     iou: IouOption = 0.5,
     resamples: Annotated[
@@ -67,7 +75,7 @@ def compare(
     # What only one model knows the other never finds: that is part of the comparison.
     names = list(dict.fromkeys(name for labels in known.values() for name in labels))
     dataset = ObjectDetectionDataset.read(
-        data, format=data_format, labels=names or split_labels(labels)
+        data, format=data_format, labels=names or split_labels(labels), images_root=images
     )
     ids = CocoIds.of(dataset.images)
 

@@ -15,7 +15,7 @@ from appliance.cli.data_check import (
     names_in,
 )
 from appliance.cli.data_convert import convert
-from appliance.cli.options import FormatOption, Json
+from appliance.cli.options import FormatOption, ImagesOption, Json
 from appliance.cli.tables import print_json
 
 app = typer.Typer(no_args_is_help=True, help="Make, check, see and convert annotated pictures.")
@@ -50,6 +50,7 @@ def stats(
         str | None, typer.Option(metavar="OUT", help="Folder to write charts to, as PNG.")
     ] = None,
     format_: FormatOption = "auto",
+    images: ImagesOption = None,
     json: Json = False,
 ) -> None:
     """Count objects and pictures, measure boxes, and draw charts of them."""
@@ -62,7 +63,9 @@ def stats(
     document: dict[str, Any] = {"data": data, "parts": {}, "charts": []}
     for part, place in (parts_of(data, format_) or {"": data}).items():
         title = f"{name} {part}".strip()
-        statistics = ObjectDetectionDataset.read(place, title, format_).statistics()
+        statistics = ObjectDetectionDataset.read(
+            place, title, format_, images_root=images
+        ).statistics()
         written = []
         if charts is not None:
             folder = storage.join(charts, part) if part else charts
@@ -89,6 +92,7 @@ def show(
     labels: LabelsOption = None,
     columns: Annotated[int | None, typer.Option(help="Pictures side by side.")] = None,
     format_: FormatOption = "auto",
+    images: ImagesOption = None,
 ) -> None:
     """Draw some of the pictures with their boxes on one sheet.
 
@@ -99,7 +103,9 @@ def show(
     from appliance.images.drawing import save_picture
 
     places = parts_of(data, format_) or {"": data}
-    sources = {part: open_source(place, format_) for part, place in places.items()}
+    sources = {
+        part: open_source(place, format_, images_root=images) for part, place in places.items()
+    }
     sheet = draw_sheet(
         sources, name_of(data), count=count, seed=seed, labels=names_in(labels), columns=columns
     )

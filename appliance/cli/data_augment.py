@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from appliance.cli.data_check import name_of
-from appliance.cli.options import FormatOption, Json, OnePartArgument
+from appliance.cli.options import FormatOption, ImagesOption, Json, OnePartArgument
 from appliance.cli.tables import print_json
 from appliance.cli.training_settings import ConfigOption, training_settings
 
@@ -52,6 +52,7 @@ def augment(
     blur: _Probability = None,
     mosaic: _Probability = None,
     format_: FormatOption = "auto",
+    images: ImagesOption = None,
     json: Json = False,
 ) -> None:
     """Draw pictures and random variants of them with their boxes, as training would see them.
@@ -78,7 +79,7 @@ def augment(
         "mosaic": mosaic,
     }
     settings = training_settings(init, config, flags)
-    dataset = ObjectDetectionDataset.read(data, name_of(data), format_)
+    dataset = ObjectDetectionDataset.read(data, name_of(data), format_, images_root=images)
     sides: dict[str, Any] = {} if shorter_side is None else {"shorter_side_px": shorter_side}
     sheet, kept, dropped = draw_augmentation_sheet(
         dataset,

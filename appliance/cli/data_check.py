@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from appliance.cli.options import FormatOption, Json
+from appliance.cli.options import FormatOption, ImagesOption, Json
 from appliance.cli.tables import print_json
 
 if TYPE_CHECKING:
@@ -49,12 +49,7 @@ def check(
             metavar="PX", help="Shorter side of the model's input; default the default's."
         ),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Folder or bucket of the pictures, if they lie elsewhere."
-        ),
-    ] = None,
+    images: ImagesOption = None,
     format_: FormatOption = "auto",
     json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from appliance.cli.options import Json
+from appliance.cli.options import ImagesOption, Json
 
 Format = Literal["coco", "yolo", "csv", "voc"]
 
@@ -35,12 +35,7 @@ def convert(
     link: Annotated[
         bool, typer.Option(help="Link local pictures instead of copying them.")
     ] = False,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Folder or bucket of the pictures, if they lie elsewhere."
-        ),
-    ] = None,
+    images: ImagesOption = None,
     as_json: Json = False,
 ) -> None:
     """Write annotated pictures as COCO JSON, YOLO, CSV or Pascal VOC, with all their parts."""

@@ -22,7 +22,7 @@ from appliance.cli.detecting import (
     refuse_labels,
     split_labels,
 )
-from appliance.cli.options import AddressOption, FormatOption, Json, Quiet
+from appliance.cli.options import AddressOption, FormatOption, ImagesOption, Json, Quiet
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
 from appliance.versions import versions
@@ -60,6 +60,7 @@ def evaluate(
         typer.Option("--predictions", help="Instead of MODEL: detections as COCO results (JSON)."),
     ] = None,
     data_format: FormatOption = "auto",
+    images: ImagesOption = None,
     labels: LabelsOption = None,
     iou: IouOption = 0.5,
     interpolation: Annotated[
@@ -100,7 +101,9 @@ def evaluate(
     if out is not None:
         storage.check_writable(storage.join(out, "index.html"))
     names = split_labels(labels) if model is None else labels_of_model(model)
-    dataset = ObjectDetectionDataset.read(data, format=data_format, labels=names)
+    dataset = ObjectDetectionDataset.read(
+        data, format=data_format, labels=names, images_root=images
+    )
     ids = CocoIds.of(dataset.images)
     if model is None:
         source, scoring_s = str(predictions), None

@@ -22,6 +22,14 @@ FormatOption = Annotated[
     Literal["auto", "voc", "coco", "yolo", "csv"],
     typer.Option("--format", help="How the annotations are written."),
 ]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder or bucket of the pictures, if they lie outside of that of the annotations.",
+    ),
+]
 OnePartArgument = Annotated[
     str,
     typer.Argument(

@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.options import AddressOption, FormatOption, Json, OnePartArgument, Quiet
+from appliance.cli.options import (
+    AddressOption,
+    FormatOption,
+    ImagesOption,
+    Json,
+    OnePartArgument,
+    Quiet,
+)
 from appliance.cli.tables import print_json
 from appliance.cli.training_settings import ConfigOption, training_settings
 from appliance.model.spec import COMPACT
@@ -19,6 +26,7 @@ def train(
     data: OnePartArgument,
     out: Annotated[str, typer.Option(help="Model file to write.")] = "model.safetensors",
     data_format: FormatOption = "auto",
+    images: ImagesOption = None,
     init: Annotated[
         str, typer.Option(help="Starting weights: none, imagenet, coco, or a file.")
     ] = "none",
@@ -93,12 +101,14 @@ def train(
     )
     if check:
         try:
-            refuse_errors({"train": data}, config=CheckConfig(format=data_format))
+            refuse_errors(
+                {"train": data}, config=CheckConfig(format=data_format, images_root=images)
+            )
         except DatasetError:
             # What is no single part of data, or is not there, has a sentence of its own.
-            open_source(data, data_format)
+            open_source(data, data_format, images_root=images)
             raise
-    dataset = ObjectDetectionDataset.read(data, format=data_format)
+    dataset = ObjectDetectionDataset.read(data, format=data_format, images_root=images)
     plan = plan_training(
         dataset.label_map,
         images=len(dataset),

@@ -75,8 +75,7 @@ def outside_error(what: str, where: str, got: str, folder: str) -> DatasetError:
         where=where,
         got=got,
         expected=f"a place in {folder}",
-        hint="If it is to be used, name the folder that it lies in: --images of data check and data "
-        "convert, images_root= in Python",
+        hint="If it is to be used, name the folder that it lies in: --images, or images_root= in Python",
     )
 
 
