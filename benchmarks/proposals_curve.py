@@ -18,7 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 from appliance.errors import ApplianceError
-from appliance.model.predictor import resolve_device
+from appliance.model.device import resolve_device
 from benchmarks.measurement import RESULTS_DIR, write_result
 from benchmarks.model_speed.cases import case_of, spec_of
 from benchmarks.model_speed.compare import Bench

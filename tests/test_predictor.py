@@ -250,6 +250,35 @@ def test_options_out_of_range_are_refused(
         Predictor.load(str(tiny_model_path), **options)
 
 
+class SmallDevice(nn.Module):
+    """Stands for a device whose memory holds so many pictures at once."""
+
+    def __init__(self, network: nn.Module, holds: int) -> None:
+        super().__init__()
+        self.network, self.holds, self.batches = network, holds, []
+
+    def forward(self, inputs: torch.Tensor, *rest: torch.Tensor, **options: object) -> object:
+        if len(inputs) > self.holds:
+            raise torch.OutOfMemoryError("no memory left")
+        self.batches.append(len(inputs))
+        return self.network(inputs, *rest, **options)
+
+
+def test_batches_are_halved_once_when_memory_runs_out(tiny_model_path, caplog) -> None:
+    pictures = [picture(120, 90, seed) for seed in range(5)]
+    predictor = Predictor.load(str(tiny_model_path), device="cpu", batch_size=4)
+    expected = predictor.predict(pictures)
+    small = SmallDevice(predictor._network, holds=2)
+    predictor._network = small
+    for found, other in zip(predictor.predict(pictures), expected, strict=True):
+        assert_near(found, other)
+    assert small.batches == [2, 2, 1]
+    assert "does not hold 4 pictures at once" in caplog.text
+    small.holds = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.predict(pictures)
+
+
 def test_the_stages_are_timed(tiny_model_path) -> None:
     predictor = Predictor.load(str(tiny_model_path), device="cpu")
     predictor.stage_times = StageTimes()

@@ -8,9 +8,10 @@ CPU the network takes them one at a time: batching gains nothing there.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from appliance.errors import ConfigError
 from appliance.images.decoding import DecodedImage
 from appliance.labels import LabelMap
 from appliance.model import model_file
+from appliance.model.device import resolve_device
 from appliance.model.faster_rcnn import IMAGE_MEAN, IMAGE_STD
 from appliance.model.inference.cuda_graphs import CudaGraphs
 from appliance.model.inference.exact_network import exact_network
@@ -32,6 +34,8 @@ from appliance.model.inference.resizing import padded_hw, to_batch
 from appliance.model.inference.selection import BatchDetections, BoxSelection
 from appliance.model.inference.stage_times import StageTimes, measured
 from appliance.model.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -92,6 +96,7 @@ class Predictor:
         self.stage_times: StageTimes | None = None
         on_gpu = self.device.type == "cuda"
         self.batch_size = batch_size or (8 if on_gpu else 1)
+        self._batches_are_halved = False
         self._exact: FasterRCNN | None = None
         if exact:
             if by_label or class_agnostic_nms or labels is not None:
@@ -157,11 +162,26 @@ class Predictor:
         """Detects on any number of pictures of any sizes; results in the order given."""
         if self._exact is not None:
             return [self._predict_exactly(self._exact, image) for image in images]
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            by_size[padded_hw(self._input_hw(image))].append(index)
         results: dict[int, Detections] = {}
         waiting: tuple[list[int], _Running] | None = None
+        buckets = deque(by_size.values())
         # A device computes one batch while the next is uploaded and the one before is read back.
-        for indices in self._batches(images):
-            running = self._start([images[index] for index in indices])
+        while buckets:
+            bucket = buckets.popleft()
+            indices, rest = bucket[: self.batch_size], bucket[self.batch_size :]
+            try:
+                running = self._start([images[index] for index in indices])
+            except torch.OutOfMemoryError:
+                if self._batches_are_halved or len(indices) == 1:
+                    raise
+                self._halve_batches()
+                buckets.appendleft(bucket)
+                continue
+            if rest:
+                buckets.appendleft(rest)
             if waiting is not None:
                 results.update(zip(waiting[0], self._finish(waiting[1]), strict=True))
             waiting = indices, running
@@ -169,16 +189,15 @@ class Predictor:
             results.update(zip(waiting[0], self._finish(waiting[1]), strict=True))
         return [results[index] for index in range(len(images))]
 
-    def _batches(self, images: Sequence[DecodedImage]) -> Iterator[list[int]]:
-        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            by_size[padded_hw(self._input_hw(image))].append(index)
-        for indices in by_size.values():
-            start = 0
-            while start < len(indices):
-                size = self.batch_size  # may have become smaller meanwhile
-                yield indices[start : start + size]
-                start += size
+    def _halve_batches(self) -> None:
+        self._batches_are_halved = True
+        logger.warning(
+            "The memory of %s does not hold %d pictures at once: going on with half as many.",
+            self.device,
+            self.batch_size,
+        )
+        self.batch_size = max(1, self.batch_size // 2)
+        torch.cuda.empty_cache()
 
     def _input_hw(self, image: DecodedImage) -> tuple[int, int]:
         return self.spec.resized_hw((int(image.pixels.shape[1]), int(image.pixels.shape[2])))
@@ -242,23 +261,6 @@ class _Running:
     inputs: torch.Tensor
     sizes_wh: torch.Tensor
     found: BatchDetections
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device of a name; "auto" is the GPU where there is one.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise ConfigError("Unknown device", got=device, expected="auto, cpu or cuda") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("No GPU here", got=device, hint="Use device cpu or auto")
-    return resolved
 
 
 def _score_thresholds(

@@ -13,7 +13,7 @@ from torchvision.models.detection import FasterRCNN
 
 from appliance import storage
 from appliance.annotations.dataset import AnnotatedImage
-from appliance.model.predictor import resolve_device
+from appliance.model.device import resolve_device
 from appliance.training import checkpoint as checkpoints
 from appliance.training.checkpoint import Checkpoint
 from appliance.training.data import Share

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from appliance.errors import ApplianceError
-from appliance.model.predictor import resolve_device
+from appliance.model.device import resolve_device
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.accuracy import has_coco
 from benchmarks.model_speed.cases import ROUNDS, case_of, spec_of
