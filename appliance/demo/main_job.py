@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,8 @@ def _run(options: DemoOptions, started_s: float) -> dict[str, Any]:
         report = outcome.report(
             training_log=read_metrics(run_dir), comparisons=comparisons, analysis=analysis
         )
-        write_report(out_dir / "report", report, images=test_set.images)
+        shown = replace(report, charts=charts)
+        write_report(out_dir / "report", shown, images=test_set.images)
     summary = {
         **outcome.summary(),
         "seed": options.seed,
