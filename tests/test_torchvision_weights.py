@@ -1,0 +1,321 @@
+"""torchvision's own weights, from a cache filled with random ones of the right names and shapes.
+
+The reference is torchvision itself, which reads the same file through its public interface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from appliance import FasterRCNN
+from appliance.errors import ConfigError, StorageError
+from appliance.labels import LabelMap
+from appliance.model import model_file
+from appliance.model.faster_rcnn import build_network
+from appliance.model.spec import COMPACT_BACKBONES, TORCHVISION_ARCHITECTURES, ModelSpec
+from appliance.model.weights import apply_weights, read_starting_weights, spec_for
+
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of torchvision, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refuses at once
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def path_in(cache: Path, name: str) -> Path:
+    return cache / torchvision.models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+
+
+def lively_detector(architecture: str) -> dict[str, torch.Tensor]:
+    """Random weights of a detector that finds something of many classes, and never a class of the gaps."""
+    torch.manual_seed(11)
+    network = torchvision.models.get_model(
+        architecture, weights=None, weights_backbone=None, num_classes=91
+    )
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # Small variances, so that what is added to them shows.
+            module.running_var.uniform_(1e-4, 4e-4)
+            module.weight.data.uniform_(0.005, 0.015)
+            module.running_mean.normal_(0, 0.01)
+    predictor = network.roi_heads.box_predictor
+    torch.nn.init.normal_(predictor.cls_score.weight, std=0.5)
+    torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.05)
+    predictor.cls_score.bias.data[list(COCO_GAPS)] = -1e4
+    torch.nn.init.normal_(network.rpn.head.cls_logits.weight, std=0.5)
+    return network.state_dict()
+
+
+def with_names_of_2019(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names that torchvision's published files have."""
+
+    def old(name: str) -> str:
+        if name.startswith(("backbone.fpn.inner_blocks.", "backbone.fpn.layer_blocks.")):
+            name = name.replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        return name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+
+    return {old(name): tensor for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def picture(tmp_path) -> tuple[str, torch.Tensor]:
+    """A picture of the size at which it enters the small network, and its pixels in 0..1."""
+    generator = np.random.default_rng(4)
+    coarse = generator.integers(0, 255, (10, 14, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((448, 320), Image.Resampling.BICUBIC)
+    path = tmp_path / "picture.png"
+    image.save(path)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return str(path), pixels
+
+
+def test_the_gaps_are_where_torchvision_says() -> None:
+    entry = torchvision.models.get_model_weights("fasterrcnn_resnet50_fpn").DEFAULT
+    names = entry.meta["categories"]
+    assert tuple(index for index, name in enumerate(names) if name == "N/A") == COCO_GAPS
+    assert len(names) == 91
+
+
+@pytest.mark.parametrize("architecture", TORCHVISION_ARCHITECTURES)
+def test_pretrained_gives_torchvisions_answers_for_cocos_classes(
+    cache, picture, tmp_path, architecture: str
+) -> None:
+    path, pixels = picture
+    tensors = lively_detector(architecture)
+    cached = path_in(cache, architecture)
+    old_files = not architecture.endswith("_v2")
+    torch.save(with_names_of_2019(tensors) if old_files else tensors, cached)
+
+    detector = FasterRCNN.pretrained("coco", architecture=architecture, device="cpu")
+    # 320 pixels is the least its own anchors make sense for, and needs no resizing here.
+    network, spec, info = detector._trained
+    spec = spec.with_settings(shorter_side_px=320, longer_side_px=640)
+    detector._trained = (network, spec, info)
+    found = detector.detect(path)
+
+    entry = torchvision.models.get_model_weights(architecture).DEFAULT
+    reference = torchvision.models.get_model(
+        architecture,
+        weights=entry,
+        min_size=320,
+        max_size=640,
+        rpn_pre_nms_top_n_test=spec.proposals_pre_nms,
+        rpn_post_nms_top_n_test=spec.proposals_post_nms,
+    ).eval()
+    with torch.inference_mode():
+        expected = reference([pixels])[0]
+
+    assert len(found) == len(expected["scores"]) > 10
+    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-4)
+    np.testing.assert_allclose(found.boxes_xyxy, expected["boxes"], atol=0.05)
+    names = {class_id: name for name, class_id in detector.class_map.items()}
+    categories = entry.meta["categories"]
+    ours = [names[int(class_id)] for class_id in found.class_ids]
+    assert ours == [categories[int(class_id)] for class_id in expected["labels"]]
+    assert len(set(ours)) > 3
+    assert len(detector.labels) == 80
+
+    # The file of the model has all of it: nothing of torchvision's cache is needed any more.
+    detector.save(tmp_path / "coco.safetensors")
+    cached.unlink()
+    again = FasterRCNN.load(tmp_path / "coco.safetensors", device="cpu").detect(path)
+    np.testing.assert_array_equal(again.boxes_xyxy, found.boxes_xyxy)
+    np.testing.assert_array_equal(again.scores, found.scores)
+
+
+@pytest.mark.parametrize(
+    ("weights", "architecture"),
+    [("imagenet", None), ("coco", "fasterrcnn_compact"), ("model.safetensors", None)],
+)
+def test_there_is_no_other_pretrained_detector(weights: str, architecture: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"no such pretrained detector.*FasterRCNN\.load"):
+        FasterRCNN.pretrained(weights, architecture=architecture)
+
+
+@pytest.mark.parametrize("architecture", TORCHVISION_ARCHITECTURES)
+def test_coco_gives_all_but_the_box_predictor_to_other_labels(cache, architecture: str) -> None:
+    tensors = lively_detector(architecture)
+    torch.save(tensors, path_in(cache, architecture))
+    weights = read_starting_weights("coco", architecture)
+    spec = spec_for(LabelMap(("a", "b")), weights, architecture)
+    fit = apply_weights(build_network(spec), weights, spec.labels)
+    assert {name.rpartition(".")[0] for name in fit.left_random} == {
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+    }
+    assert not fit.unused
+
+
+def test_compact_takes_its_backbone_from_a_detector_trained_on_coco(cache, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="appliance")
+    architecture = "fasterrcnn_mobilenet_v3_large_fpn"
+    torch.save(lively_detector(architecture), path_in(cache, architecture))
+    weights = read_starting_weights("coco")
+    spec = spec_for(LabelMap(("a",)), weights)
+    assert spec.backbone == "mobilenet_v3_large"
+    network = build_network(spec).eval()
+    fit = apply_weights(network, weights, spec.labels)
+    assert not [name for name in fit.left_random if name.startswith("backbone.body")]
+    assert "left random" in caplog.text
+    reference = torchvision.models.get_model(
+        architecture, weights=torchvision.models.get_model_weights(architecture).DEFAULT
+    ).eval()
+    values = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        ours = network.backbone.body(values)
+        theirs = reference.backbone.body(values)
+    last_ours, last_theirs = list(ours.values())[-1], list(theirs.values())[-1]
+    assert last_theirs.std() > 1e-3
+    torch.testing.assert_close(last_ours, last_theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_there_are_no_coco_weights_for_other_backbones_of_compact() -> None:
+    with pytest.raises(ConfigError, match="no COCO weights for the backbone resnet18"):
+        read_starting_weights("coco", backbone="resnet18")
+
+
+@pytest.mark.parametrize("backbone", COMPACT_BACKBONES)
+def test_imagenet_weights_of_every_backbone_fit_compact(cache, backbone: str) -> None:
+    classifier = torchvision.models.get_model(backbone, weights=None)
+    torch.save(classifier.state_dict(), path_in(cache, backbone))
+    weights = read_starting_weights("imagenet", backbone=backbone)
+    spec = spec_for(LabelMap(("a",)), weights)
+    assert spec.backbone == backbone
+    network = build_network(spec)
+    fit = apply_weights(network, weights, spec.labels)
+    assert not [name for name in fit.left_random if name.startswith("backbone.body")]
+    assert {name.split(".")[0] for name in fit.unused} <= {"fc", "classifier"}
+
+
+@pytest.mark.parametrize("architecture", TORCHVISION_ARCHITECTURES)
+def test_imagenet_weights_fit_torchvisions_detectors(cache, architecture: str) -> None:
+    backbone = "resnet50" if "resnet50" in architecture else "mobilenet_v3_large"
+    classifier = torchvision.models.get_model(backbone, weights=None)
+    torch.save(classifier.state_dict(), path_in(cache, backbone))
+    weights = read_starting_weights("imagenet", architecture)
+    spec = spec_for(LabelMap(("a",)), weights, architecture)
+    network = build_network(spec)
+    fit = apply_weights(network, weights, spec.labels)
+    assert not [name for name in fit.left_random if name.startswith("backbone.body")]
+    first = next(iter(classifier.parameters()))
+    assert torch.equal(next(iter(network.backbone.body.parameters())), first)
+
+
+@pytest.mark.parametrize(
+    ("init", "architecture", "file_name"),
+    [
+        ("imagenet", "fasterrcnn_compact", "resnet18"),
+        ("imagenet", "fasterrcnn_resnet50_fpn", "resnet50"),
+        ("coco", "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"),
+    ],
+)
+def test_without_a_network_the_error_says_which_file_to_put_where(
+    cache, init: str, architecture: str, file_name: str
+) -> None:
+    with pytest.raises(StorageError) as caught:
+        read_starting_weights(init, architecture)
+    assert f"put it at {cache}/{file_name}" in str(caught.value)
+    assert "https://" in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _html(path: Path) -> None:
+    path.write_text("<html>404 Not Found</html>")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _list(path: Path) -> None:
+    torch.save([torch.zeros(1)], path)
+
+
+def _checkpoint(path: Path) -> None:
+    torch.save({"model": {"conv1.weight": torch.zeros(1)}, "epoch": 3}, path)
+
+
+class Bomb:
+    """What a hostile file would hold."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('the pickle was run')",))
+
+
+def _bomb(path: Path) -> None:
+    torch.save({"conv1.weight": Bomb()}, path)
+
+
+@pytest.mark.parametrize("spoil", [_cut, _html, _empty, _list, _checkpoint, _bomb])
+def test_a_spoilt_file_in_the_cache_is_named_and_never_run(cache, spoil) -> None:
+    path = path_in(cache, "resnet18")
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    spoil(path)
+    with pytest.raises(StorageError, match="The file in torchvision's cache") as caught:
+        read_starting_weights("imagenet")
+    assert str(path) in str(caught.value)
+    assert "Replace it by https://" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_a_detectors_file_that_holds_something_else_is_named(cache, change: str) -> None:
+    architecture = "fasterrcnn_mobilenet_v3_large_fpn"
+    tensors = dict(lively_detector(architecture))
+    name = "rpn.head.cls_logits.weight"
+    value = tensors.pop(name)
+    if change != "missing":
+        tensors[name if change == "shape" else "surprise"] = value[:1]
+    torch.save(tensors, path_in(cache, architecture))
+    with pytest.raises(StorageError, match="does not hold the weights it is named after"):
+        read_starting_weights("coco", architecture)
+
+
+def test_a_file_that_is_not_the_original_is_used_and_said(cache, caplog) -> None:
+    path = path_in(cache, "resnet18")
+    classifier = torchvision.models.resnet18(weights=None)
+    torch.save(classifier.state_dict(), path)
+    weights = read_starting_weights("imagenet")
+    assert torch.equal(weights.tensors["backbone.body.conv1.weight"], classifier.conv1.weight)
+    begins = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    assert f"its SHA-256 begins {begins}, not f37072fd" in caplog.text
+
+
+def test_eps_survives_the_model_file(cache, tmp_path) -> None:
+    """The COCO weights of ResNet-50 stand for a BatchNorm without eps, also after saving and loading."""
+    architecture = "fasterrcnn_resnet50_fpn"
+    torch.save(lively_detector(architecture), path_in(cache, architecture))
+    weights = read_starting_weights("coco", architecture)
+    spec = ModelSpec.of(LabelMap(weights.labels), architecture)
+    network = build_network(spec)
+    apply_weights(network, weights, spec.labels)
+    model_file.save(str(tmp_path / "m.safetensors"), network, spec)
+    loaded = model_file.load(str(tmp_path / "m.safetensors")).network
+    reference = torchvision.models.get_model(
+        architecture, weights=torchvision.models.get_model_weights(architecture).DEFAULT
+    ).eval()
+    assert reference.backbone.body.bn1.eps == 0
+    values = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = reference.backbone(values)
+        for level, found in loaded.backbone(values).items():
+            scale = expected[level].abs().max()
+            assert (found - expected[level]).abs().max() < 1e-4 * scale
