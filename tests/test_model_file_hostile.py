@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -85,10 +86,12 @@ def load_or_refuse(path: Path, data: bytes) -> str | None:
     try:
         model_file.load(str(path))
     except ModelFileError as error:
-        assert path.name in str(error)
-        assert "\n" not in str(error)
-        return str(error)
-    return None
+        sentence = str(error)
+    else:
+        return None
+    assert path.name in sentence
+    assert "\n" not in sentence
+    return sentence
 
 
 def refusal(path: Path, data: bytes) -> str:
@@ -207,10 +210,7 @@ def test_very_many_labels_do_not_hold_anybody_up(good, tmp_path) -> None:
     ],
 )
 def test_a_document_that_is_none_is_refused(good, tmp_path, document: str, expected: str) -> None:
-    with pytest.raises(ModelFileError, match=expected):
-        path = tmp_path / "document.safetensors"
-        path.write_bytes(with_document(good, document))
-        model_file.load(str(path))
+    assert re.search(expected, refusal(tmp_path / "d.safetensors", with_document(good, document)))
 
 
 def _huge_header(good: bytes) -> bytes:
@@ -311,11 +311,15 @@ def test_nothing_in_the_library_unpickles() -> None:
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call)
     ]
-    names = ("torch.load", "get_state_dict", "load_state_dict_from_url", "pickle.load", "pickle.loads")
+    names = (
+        "torch.load",
+        "get_state_dict",
+        "load_state_dict_from_url",
+        "pickle.load",
+        "pickle.loads",
+    )
     readers = [
-        (path, ast.unparse(call))
-        for path, call in calls
-        if ast.unparse(call.func).endswith(names)
+        (path, ast.unparse(call)) for path, call in calls if ast.unparse(call.func).endswith(names)
     ]
     assert [text for _, text in readers]
     assert [(path, text) for path, text in readers if "weights_only=True" not in text] == []

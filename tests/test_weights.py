@@ -112,7 +112,9 @@ def test_weights_that_fit_nowhere_are_refused(backbone_file) -> None:
     network = build_network(ModelSpec.of(LabelMap(("a",)), backbone="resnet18"))
     with pytest.raises(ModelFileError, match="fit nowhere in the network"):
         apply_weights(network, weights)
-    with pytest.raises(ModelFileError, match="expected a model file, or the state dict of resnet50"):
+    with pytest.raises(
+        ModelFileError, match="expected a model file, or the state dict of resnet50"
+    ):
         read_starting_weights(str(path), "fasterrcnn_resnet50_fpn")
 
 

@@ -109,9 +109,7 @@ def _with_todays_names(
     if missing or unknown:
         odd = f"{len(missing)} tensors missing and {len(unknown)} unknown"
         raise _damaged(architecture, f"{odd}, such as {(missing + unknown)[0]}")
-    return {
-        name: tensor for name, tensor in network.state_dict().items() if not tensor.is_meta
-    }
+    return {name: tensor for name, tensor in network.state_dict().items() if not tensor.is_meta}
 
 
 def _damaged(architecture: str, got: str) -> StorageError:

@@ -80,7 +80,10 @@ class WeightsFit:
         parts = [f"{self.source}: {len(self.taken)} of the network's {total} tensors taken"]
         for reason, names in (
             ("left random because the weights lack them", self.missing),
-            ("left random because those of the weights are of another shape or for other classes", self.misshapen),
+            (
+                "left random because those of the weights are of another shape or for other classes",
+                self.misshapen,
+            ),
             ("of the weights not used", self.unused),
         ):
             if names:
