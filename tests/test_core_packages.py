@@ -25,7 +25,7 @@ PROGRAM = f"""
 import json, sys
 from pathlib import Path
 
-OURS = {{"appliance", "torch", "torchvision", "numpy", "PIL", "safetensors", *{NEEDED_BY_TORCH}}}
+OURS = {{"appliance", "torch", "torchgen", "torchvision", "numpy", "PIL", "safetensors", *{NEEDED_BY_TORCH}}}
 OURS |= set(sys.stdlib_module_names) | set(sys.builtin_module_names)
 
 class Blocker:
