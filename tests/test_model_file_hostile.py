@@ -305,24 +305,18 @@ def test_a_pickle_is_never_run(tmp_path) -> None:
 def test_nothing_in_the_library_unpickles() -> None:
     """Torch and its hub may read a pickle only where `weights_only=True` stands in the same call."""
     calls = [
-        (path.relative_to(ROOT), call)
+        (str(path.relative_to(ROOT)), ast.unparse(call.func), ast.unparse(call))
         for package in ("appliance", "jobs", "serve_app", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call)
     ]
-    names = (
-        "torch.load",
-        "get_state_dict",
-        "load_state_dict_from_url",
-        "pickle.load",
-        "pickle.loads",
-    )
-    readers = [
-        (path, ast.unparse(call)) for path, call in calls if ast.unparse(call.func).endswith(names)
-    ]
-    assert [text for _, text in readers]
-    assert [(path, text) for path, text in readers if "weights_only=True" not in text] == []
+    names = r"(.*\.)?(get_state_dict|load_state_dict_from_url)|(torch|pickle|cloudpickle|joblib)\.loads?"
+    readers = [(path, text) for path, name, text in calls if re.fullmatch(names, name)]
+    # No file: what the driver and its own workers hand each other.
+    readers = [entry for entry in readers if entry[0] != "appliance/on_ray/part_pool.py"]
+    assert readers
+    assert [entry for entry in readers if "weights_only=True" not in entry[1]] == []
 
 
 def test_loading_takes_the_file_and_one_copy(tmp_path) -> None:

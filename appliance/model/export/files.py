@@ -22,7 +22,7 @@ from appliance import storage
 from appliance.errors import ConfigError, ModelFileError
 from appliance.images.decoding import DecodedImage
 from appliance.model import model_file
-from appliance.model.export.graph import SIZE_DIVISOR, DetectorGraph
+from appliance.model.export.graph import DetectorGraph
 from appliance.model.export.parity import (
     MAX_BOX_DIFFERENCE_PX,
     MAX_SCORE_DIFFERENCE,
@@ -32,6 +32,7 @@ from appliance.model.export.parity import (
     compare,
     drawn_pictures,
 )
+from appliance.model.inference.resizing import SIZE_DIVISOR
 from appliance.model.model_file import LoadedModel
 from appliance.model.predictor import Predictor
 
@@ -206,9 +207,10 @@ def _write_if_equal(
         raise ModelFileError(
             f"The exported {format_name} gives other answers than the detector; nothing was written",
             where=out,
-            got=f"{parity.unmatched} without a counterpart, of {parity.detections} detections",
-            expected=f"one within {MAX_BOX_DIFFERENCE_PX} px and {MAX_SCORE_DIFFERENCE} of score",
-            hint="Report it with the model file",
+            got=f"{parity.unmatched} detections without a counterpart, where the model gives "
+            f"{parity.detections} on {parity.pictures} pictures",
+            expected=f"for each one within {MAX_BOX_DIFFERENCE_PX} px and {MAX_SCORE_DIFFERENCE} of score",
+            hint="Training that diverged can be the cause, or a defect here: report it with the model file",
         )
     if not parity.detections:
         raise ModelFileError(

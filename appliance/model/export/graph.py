@@ -2,7 +2,7 @@
 
 The answers are those of `Predictor`; the way there differs where a graph needs it. Every count that depends
 on the picture is made constant by padding: with anchors that cannot win, proposals of no size, detections
-of score 0. Resizing is two matrix products, because few runtimes have torch's antialiased one.
+of score 0. Resizing picks rows and columns itself: runtimes differ in how they round its coordinates.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ from torch.onnx.operators import shape_as_tensor
 from torchvision.models.detection import FasterRCNN
 
 from appliance.model.faster_rcnn import IMAGE_MEAN, IMAGE_STD
-from appliance.model.predictor import fold_batch_norms
+from appliance.model.inference.convolutions import fold_batch_norms
+from appliance.model.inference.fast_network import MIN_DETECTION_SIDE_PX, MIN_PROPOSAL_SIDE_PX
+from appliance.model.inference.resizing import SIZE_DIVISOR
 from appliance.model.spec import ModelSpec
-
-SIZE_DIVISOR = 32
-_MIN_PROPOSAL_PX = 1e-3
-_MIN_DETECTION_PX = 1e-2
-"""Smaller ones are dropped: torchvision's own limits."""
 
 
 class _Size(NamedTuple):
@@ -37,12 +34,52 @@ class _Size(NamedTuple):
     padded_width: torch.Tensor
 
 
+class _Sampling(NamedTuple):
+    """torch's bilinear resizing along one side, and beyond it what padding will cover.
+
+    Attributes:
+        low, high: int64 `[padded]`, the two neighbours of each place of the result.
+        share: `[padded]`, of the higher one.
+        are_inside: bool `[padded]`: False where there will be padding.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    share: torch.Tensor
+    are_inside: torch.Tensor
+
+    @classmethod
+    def along(
+        cls,
+        length: torch.Tensor,
+        resized: torch.Tensor,
+        padded: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> _Sampling:
+        place = _count_to(padded.long())
+        # In the precision of the pixels, as torch counts: over two thousand of them it matters.
+        last = length.to(dtype) - 1
+        scale = length.to(dtype) / resized.to(dtype)
+        source = ((place.to(dtype) + 0.5) * scale - 0.5).clamp(min=0)
+        low = torch.minimum(source.floor(), last)
+        high = torch.minimum(low + 1, last)
+        share = (source - low).clamp(max=1)
+        return cls(low.long(), high.long(), share, place < resized.long())
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """Resizes the last side."""
+        low, high = values.index_select(3, self.low), values.index_select(3, self.high)
+        return low * (1 - self.share) + high * self.share
+
+
 class DetectorGraph(nn.Module):
     """Takes pictures of one size, gives padded detections.
 
     Args:
         network: Trained network; it is copied, not changed.
         spec: The settings it was built from.
+
+    All of it computes in the precision of the network.
     """
 
     def __init__(self, network: FasterRCNN, spec: ModelSpec) -> None:
@@ -53,8 +90,10 @@ class DetectorGraph(nn.Module):
         self.num_classes = len(spec.labels)
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1) * 255)
+        dtype = next(self.network.parameters()).dtype
+        for name, values in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
+            per_channel = torch.tensor(values, dtype=dtype).view(1, 3, 1, 1)
+            self.register_buffer(name, per_channel * 255)
         self._scales, self._coarsest_scale = self._roi_scales()
 
     def forward(
@@ -83,8 +122,9 @@ class DetectorGraph(nn.Module):
         pool.scales = pool.map_levels = None
         side = 512
         with torch.inference_mode():
-            features = self.network.backbone(torch.zeros(1, 3, side, side))
-            pool(features, [torch.tensor([[0.0, 0.0, 9.0, 9.0]])], [(side, side)])
+            features = self.network.backbone(self.mean.new_zeros(1, 3, side, side))
+            box = self.mean.new_tensor([[0.0, 0.0, 9.0, 9.0]])
+            pool(features, [box], [(side, side)])
         return list(pool.scales), float(pool.map_levels.k_max)
 
     def _size(self, images: torch.Tensor) -> _Size:
@@ -93,16 +133,18 @@ class DetectorGraph(nn.Module):
         scale = torch.minimum(
             self.spec.shorter_side_px / shorter, self.spec.longer_side_px / longer
         )
-        resized = [torch.round(side * scale).clamp(min=1) for side in (height, width)]
+        resized = [torch.floor(side * scale).clamp(min=1) for side in (height, width)]
         padded = [torch.ceil(side / SIZE_DIVISOR) * SIZE_DIVISOR for side in resized]
         return _Size(height, width, *resized, *padded)
 
     def _prepare(self, images: torch.Tensor, size: _Size) -> torch.Tensor:
-        rows = _resizing_matrix(size.height, size.resized_height, size.padded_height)
-        columns = _resizing_matrix(size.width, size.resized_width, size.padded_width)
-        resized = rows @ images.float() @ columns.T
-        inside = (rows.sum(1) > 0)[:, None] & (columns.sum(1) > 0)[None]
-        return (resized - self.mean) / self.std * inside.float()
+        dtype = self.mean.dtype
+        rows = _Sampling.along(size.height, size.resized_height, size.padded_height, dtype)
+        columns = _Sampling.along(size.width, size.resized_width, size.padded_width, dtype)
+        values = images.to(dtype)
+        values = columns.of(rows.of(values.transpose(2, 3)).transpose(2, 3))
+        inside = rows.are_inside[:, None] & columns.are_inside[None]
+        return (values - self.mean) / self.std * inside.to(dtype)
 
     def _propose(
         self, features: list[torch.Tensor], size: _Size, batch: int
@@ -113,7 +155,7 @@ class DetectorGraph(nn.Module):
         all_boxes, all_scores = [], []
         cells = rpn.anchor_generator.cell_anchors
         for level, (level_logits, level_deltas) in enumerate(zip(objectness, deltas, strict=True)):
-            anchors = _anchors(cells[level], features[level], size)
+            anchors = _anchors(cells[level].to(level_deltas.dtype), features[level], size)
             logits = level_logits.permute(0, 2, 3, 1).reshape(batch, -1)
             offsets = level_deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2)
             offsets = offsets.reshape(batch, -1, 4)
@@ -129,7 +171,7 @@ class DetectorGraph(nn.Module):
             )
             boxes = _clip(decoded, size.resized_height, size.resized_width)
             scores = logits.sigmoid().reshape(-1)
-            good = _are_at_least(boxes, _MIN_PROPOSAL_PX) & (scores >= rpn.score_thresh)
+            good = _are_at_least(boxes, MIN_PROPOSAL_SIDE_PX) & (scores >= rpn.score_thresh)
             picture = torch.arange(batch)[:, None].expand(-1, pre_nms).reshape(-1)
             kept = self._nms(boxes, scores, picture, good, rpn.nms_thresh, size)
             all_boxes.append(boxes.reshape(batch, -1, 4))
@@ -137,7 +179,7 @@ class DetectorGraph(nn.Module):
         scores, best = torch.cat(all_scores, 1).topk(min(post_nms, pre_nms * len(cells)), dim=1)
         boxes = torch.cat(all_boxes, 1).gather(1, best[..., None].expand(-1, -1, 4))
         are_valid = scores >= 0
-        return boxes * are_valid[..., None].float(), are_valid
+        return boxes * are_valid[..., None].to(boxes.dtype), are_valid
 
     def _classify(
         self, features: list[torch.Tensor], boxes: torch.Tensor
@@ -182,7 +224,7 @@ class DetectorGraph(nn.Module):
         decoded = heads.box_coder.decode_single(deltas, proposals.reshape(-1, 4))
         boxes = decoded.reshape(-1, classes + 1, 4)[:, 1:].reshape(-1, 4)
         boxes = _clip(boxes, size.resized_height, size.resized_width)
-        good = _are_at_least(boxes, _MIN_DETECTION_PX) & (scores > self.spec.score_threshold)
+        good = _are_at_least(boxes, MIN_DETECTION_SIDE_PX) & (scores > self.spec.score_threshold)
         good = good & are_valid.reshape(-1, 1).expand(-1, classes).reshape(-1)
         per_picture = proposals.shape[1] * classes
         place = torch.arange(batch)[:, None] * classes + (torch.arange(per_picture) % classes)
@@ -196,10 +238,10 @@ class DetectorGraph(nn.Module):
         to_original = torch.stack(
             [size.width / size.resized_width, size.height / size.resized_height]
         )
-        chosen = _clip(chosen * to_original.float().repeat(2), size.height, size.width)
+        chosen = _clip(chosen * to_original.to(chosen.dtype).repeat(2), size.height, size.width)
         return (
-            chosen * found[..., None].float(),
-            scores * found.float(),
+            chosen * found[..., None].to(chosen.dtype),
+            scores * found.to(scores.dtype),
             (best % classes + 1) * found.long(),
             found.sum(1),
         )
@@ -216,25 +258,14 @@ class DetectorGraph(nn.Module):
         """Bool `[N]`: which of the good ones survive among their group."""
         among = good.nonzero()[:, 0]
         # Far apart, boxes of different groups never overlap: torchvision's own trick.
-        shift = group[among].to(boxes.dtype) * (size.padded_height + size.padded_width).float()
+        shift = group[among].to(boxes.dtype) * (size.padded_height + size.padded_width).to(
+            boxes.dtype
+        )
         survivors = torchvision.ops.nms(
             boxes[among] + shift[:, None], scores[among], float(iou_threshold)
         )
         kept = torch.zeros_like(scores).scatter(0, among[survivors], 1.0)
         return kept > 0
-
-
-def _resizing_matrix(
-    length: torch.Tensor, resized: torch.Tensor, padded: torch.Tensor
-) -> torch.Tensor:
-    """float32 `[padded, length]`: torch's bilinear resizing with antialiasing; zero beyond `resized`."""
-    scale = length / resized
-    target = _count_to(padded.long()).double()[:, None]
-    source = _count_to(length.long()).double()[None]
-    distance = (source + 0.5 - (target + 0.5) * scale) / scale.clamp(min=1)
-    weights = (1 - distance.abs()).clamp(min=0)
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-12)
-    return (weights * (target < resized).double()).float()
 
 
 def _count_to(length: torch.Tensor) -> torch.Tensor:
@@ -243,13 +274,13 @@ def _count_to(length: torch.Tensor) -> torch.Tensor:
 
 
 def _anchors(cells: torch.Tensor, feature: torch.Tensor, size: _Size) -> torch.Tensor:
-    """float32 `[h * w * A, 4]`, in the order of torchvision's AnchorGenerator."""
+    """`[h * w * A, 4]` of the type of `cells`, in the order of torchvision's AnchorGenerator."""
     height, width = shape_as_tensor(feature)[2:].unbind()
     stride_y = torch.div(size.padded_height.long(), height, rounding_mode="floor")
     stride_x = torch.div(size.padded_width.long(), width, rounding_mode="floor")
     y = (_count_to(height) * stride_y)[:, None].expand(-1, feature.shape[3]).reshape(-1)
     x = (_count_to(width) * stride_x)[None].expand(feature.shape[2], -1).reshape(-1)
-    corners = torch.stack([x, y, x, y], 1).float()
+    corners = torch.stack([x, y, x, y], 1).to(cells.dtype)
     return (corners[:, None] + cells[None]).reshape(-1, 4)
 
 

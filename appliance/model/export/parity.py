@@ -16,8 +16,9 @@ from appliance.model.predictor import Predictor
 
 MAX_BOX_DIFFERENCE_PX = 0.5
 MAX_SCORE_DIFFERENCE = 1e-3
-MAX_UNMATCHED_SHARE = 0.02
-"""Of the detections: where two proposals are equally good, rounding decides which one is kept."""
+MAX_UNMATCHED_SHARE = 0.002
+"""Of the detections, rounded down, so none of fewer than 500: where two boxes are equally good, or overlap
+just as much as is allowed, rounding decides which one is kept."""
 # Shorter and longer, taller and wider, smaller and larger than what the network sees; one odd in each way.
 SIZES_HW = (
     (480, 640),
@@ -59,7 +60,7 @@ class Parity:
     @property
     def is_good(self) -> bool:
         """Whether the answers are the same but for what rounding decides."""
-        return self.unmatched <= MAX_UNMATCHED_SHARE * self.detections
+        return self.unmatched <= int(MAX_UNMATCHED_SHARE * self.detections)
 
 
 def drawn_pictures(seed: int = 7) -> list[DecodedImage]:
