@@ -130,9 +130,10 @@ class DetectorGraph(nn.Module):
     def _size(self, images: torch.Tensor) -> _Size:
         height, width = shape_as_tensor(images)[2:].double().unbind()
         shorter, longer = torch.minimum(height, width), torch.maximum(height, width)
-        scale = torch.minimum(
-            self.spec.shorter_side_px / shorter, self.spec.longer_side_px / longer
-        )
+        # A number divided by a tensor would become its reciprocal, times the number: now and then that
+        # is a little less, and rounding down then loses a pixel.
+        limits = torch.tensor([self.spec.shorter_side_px, self.spec.longer_side_px]).double()
+        scale = (limits / torch.stack([shorter, longer])).min()
         resized = [torch.floor(side * scale).clamp(min=1) for side in (height, width)]
         padded = [torch.ceil(side / SIZE_DIVISOR) * SIZE_DIVISOR for side in resized]
         return _Size(height, width, *resized, *padded)
