@@ -210,9 +210,7 @@ def test_the_command_checks_on_pictures_of_the_user_and_says_what_it_found(
     assert document["size_bytes"] == out.stat().st_size
 
 
-def test_the_command_writes_beside_the_model_unless_told_otherwise(
-    model_path, tmp_path
-) -> None:
+def test_the_command_writes_beside_the_model_unless_told_otherwise(model_path, tmp_path) -> None:
     model = tmp_path / "copy.safetensors"
     model.write_bytes(model_path.read_bytes())
     done = command(str(model))

