@@ -35,10 +35,16 @@ from appliance.evaluation.tensorboard import write_tensorboard
 from appliance.images.decoding import decode_image
 from appliance.labels import Label, LabelMap
 from appliance.model import model_file
+from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import ModelInfo
 from appliance.model.predictor import Predictor
-from appliance.model.spec import COMPACT, ModelSpec
-from appliance.model.weights import StartingWeights, read_starting_weights
+from appliance.model.spec import COMPACT, TORCHVISION_ARCHITECTURES, ModelSpec
+from appliance.model.weights import (
+    StartingWeights,
+    apply_weights,
+    read_starting_weights,
+    spec_for,
+)
 from appliance.training.config import TrainingConfig
 from appliance.training.monitor import TENSORBOARD_DIR
 from appliance.training.plan import plan_training, settings_for
@@ -47,10 +53,11 @@ from appliance.training.run import train_here
 logger = logging.getLogger(__name__)
 
 GPU_ARCHITECTURE = "fasterrcnn_resnet50_fpn"
+CPU_COCO_ARCHITECTURE = "fasterrcnn_mobilenet_v3_large_fpn"
 
 
 class FasterRCNN:
-    """A Faster R-CNN object detector.
+    """A Faster R-CNN object detector; `FasterRCNN.pretrained` needs no training.
 
     Args:
         labels: Classes to detect: a dataset's `labels`, or names.
@@ -258,6 +265,58 @@ class FasterRCNN:
         """
         network, spec, info = self._model()
         model_file.save(str(path), network, spec, info=info)
+
+    @classmethod
+    def pretrained(
+        cls,
+        weights: str = "coco",
+        *,
+        architecture: str | None = None,
+        score_threshold: float = 0.05,
+        max_total_detections: int = 100,
+        device: str = "auto",
+    ) -> FasterRCNN:
+        """A detector of COCO's 80 classes, without training; thresholds as torchvision's own.
+
+        Class ids count the 80 classes without COCO's gaps; `class_map` has the names.
+
+        Args:
+            weights: "coco", the only ones torchvision has for whole detectors; fetched once into its
+                cache (TORCH_HOME).
+            architecture: One of torchvision's; None takes ResNet-50 where there is a GPU and MobileNet v3
+                where there is none.
+            score_threshold: Detections below are dropped, 0..1.
+            max_total_detections: At most so many a picture.
+            device: "cpu", "cuda" or "auto".
+
+        Raises:
+            ConfigError: There are no such weights.
+            StorageError: They cannot be downloaded; the message says which file to put where.
+        """
+        default = GPU_ARCHITECTURE if torch.cuda.is_available() else CPU_COCO_ARCHITECTURE
+        architecture = architecture or default
+        if weights != "coco" or architecture not in TORCHVISION_ARCHITECTURES:
+            raise ConfigError(
+                "There is no such pretrained detector",
+                got=f"weights {weights}, architecture {architecture}",
+                expected=f"weights coco, architecture {' or '.join(TORCHVISION_ARCHITECTURES)}",
+                hint="A model file is read with FasterRCNN.load",
+            )
+        starting = read_starting_weights(weights, architecture)
+        labels = LabelMap(starting.labels or ())
+        detector = cls(
+            labels,
+            score_threshold,
+            max_total_detections,
+            architecture=architecture,
+            init=weights,
+            device=device,
+        )
+        spec = spec_for(labels, starting, architecture, **detector._settings)
+        network = build_network(spec)
+        apply_weights(network, starting, spec.labels)
+        detector._trained = (network.eval(), spec, ModelInfo(parent=weights))
+        return detector
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> FasterRCNN:

@@ -36,6 +36,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         if not self.names:
             raise LabelError("No classes given", expected="at least one label name")
+        seen: set[str] = set()
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise LabelError("A label has no name", got=repr(name), expected="a non-empty text")
@@ -45,8 +46,9 @@ class LabelMap:
                     got=ascii(name),
                     hint="Rename the class",
                 )
-            if self.names.count(name) > 1:
+            if name in seen:
                 raise LabelError("A label stands twice", where=name, hint="Give every class once")
+            seen.add(name)
 
     @classmethod
     def of(cls, labels: Iterable[Label | str]) -> LabelMap:

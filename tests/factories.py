@@ -12,6 +12,9 @@ from torchvision.models.detection import FasterRCNN
 
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.detections import Detections
+from appliance.labels import LabelMap
+from appliance.model.faster_rcnn import build_network
+from appliance.model.spec import COMPACT, ModelSpec
 from appliance.training.plan import TrainingPlan, plan_training, settings_for
 
 TINY = {
@@ -88,6 +91,35 @@ def spread_outputs(network: FasterRCNN) -> FasterRCNN:
             layer.weight *= scale.view(-1, *[1] * (layer.weight.dim() - 1))
             layer.bias.copy_((layer.bias - values.mean(0)) * scale)
     return network
+
+
+def network_with_something_to_say(spec: ModelSpec) -> FasterRCNN:
+    """Random weights whose scores differ: fresh ones let the signal die away in deep networks."""
+    torch.manual_seed(1)
+    network = build_network(spec)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean of what comes
+    with torch.no_grad():
+        network.backbone(torch.randn(4, 3, 128, 192))
+    return spread_outputs(network)
+
+
+def small_spec(architecture: str, **settings: object) -> ModelSpec:
+    """A detector of an architecture for three labels and small pictures, which answers with all it sees."""
+    chosen: dict[str, object] = {
+        "shorter_side_px": 128,
+        "longer_side_px": 192,
+        "proposals_pre_nms": 100,
+        "proposals_post_nms": 50,
+        "score_threshold": 0.0,
+    }
+    if architecture == COMPACT:
+        chosen["backbone"] = "mobilenet_v2"
+    elif "mobilenet" in architecture:
+        # Its coarse levels have hardly any cell at the size that does for the others.
+        chosen |= {"shorter_side_px": 256, "longer_side_px": 384}
+    return ModelSpec.of(LabelMap(("a", "b", "c")), architecture, **{**chosen, **settings})
 
 
 def plan_for(dataset: ObjectDetectionDataset, **wishes) -> TrainingPlan:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from factories import spread_outputs
+from factories import network_with_something_to_say, small_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.models.detection import FasterRCNN
 from torchvision.ops import box_iou
 
 from appliance.detections import Detections
@@ -61,43 +60,12 @@ def test_equals_torchvision_on_a_picture_that_needs_no_resizing() -> None:
     assert found.class_ids.tolist() == expected["labels"].tolist()
 
 
-SMALL: dict[str, dict[str, object]] = {
-    "fasterrcnn_compact": {"backbone": "mobilenet_v2"},
-    # Their coarse levels have hardly any cell at the size that does for the others.
-    "fasterrcnn_mobilenet_v3_large_fpn": {"shorter_side_px": 256, "longer_side_px": 384},
-    "fasterrcnn_mobilenet_v3_large_320_fpn": {"shorter_side_px": 256, "longer_side_px": 384},
-}
-
-
-def network_with_something_to_say(spec: ModelSpec) -> FasterRCNN:
-    """Random weights whose scores differ: fresh ones let the signal die away in deep networks."""
-    torch.manual_seed(1)
-    network = build_network(spec)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean of what comes
-    with torch.no_grad():
-        network.backbone(torch.randn(4, 3, 128, 192))
-    return spread_outputs(network)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("size_hw", [(128, 192), (300, 211), (50, 90)])
 def test_exact_is_torchvision_and_fast_is_near_it(
     architecture: str, size_hw: tuple[int, int]
 ) -> None:
-    spec = ModelSpec.of(
-        LabelMap(("a", "b", "c")),
-        architecture,
-        **{
-            "shorter_side_px": 128,
-            "longer_side_px": 192,
-            "proposals_pre_nms": 100,
-            "proposals_post_nms": 50,
-            "score_threshold": 0.0,
-            **SMALL.get(architecture, {}),
-        },
-    )
+    spec = small_spec(architecture)
     network = network_with_something_to_say(spec)
     image = picture(*size_hw)
     with torch.no_grad():

@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 import torchvision
 
-from appliance.errors import ConfigError, ModelFileError, StorageError
+from appliance.errors import ModelFileError
 from appliance.labels import LabelMap
+from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network, freeze_stages
 from appliance.model.spec import ModelSpec
 from appliance.model.weights import apply_weights, read_starting_weights, spec_for
@@ -34,9 +35,11 @@ def test_a_backbone_is_recognised_and_taken_whole(backbone_file) -> None:
     spec = spec_for(LabelMap(("a",)), weights)
     assert spec.backbone == "mobilenet_v3_small"
     network = build_network(spec)
-    left = apply_weights(network, weights)
-    assert left
-    assert not [name for name in left if name.startswith("backbone.body.")]
+    fit = apply_weights(network, weights)
+    assert fit.missing
+    assert not [name for name in fit.left_random if name.startswith("backbone.body.")]
+    # The classifier's last layers have no place in a detector.
+    assert set(fit.unused) == {f"classifier.{i}.{k}" for i in (0, 3) for k in ("weight", "bias")}
     body = network.backbone.body.state_dict()
     expected = classifier.features.state_dict()
     for name in body:
@@ -63,12 +66,56 @@ def test_a_model_file_gives_its_spec_and_all_but_the_classes(tiny_model_path, ca
     weights = read_starting_weights(str(tiny_model_path))
     spec = spec_for(LabelMap(("x", "y", "z")), weights)
     assert spec.shorter_side_px == 96
-    left = apply_weights(build_network(spec), weights)
-    assert {name.rsplit(".", 1)[0] for name in left} == {
+    fit = apply_weights(build_network(spec), weights)
+    assert {name.rsplit(".", 1)[0] for name in fit.misshapen} == {
         "roi_heads.box_predictor.cls_score",
         "roi_heads.box_predictor.bbox_pred",
     }
-    assert "left random: roi_heads.box_predictor" in caplog.text
+    assert not fit.missing
+    assert not fit.unused
+    total = len(fit.taken) + 4
+    assert f"{tiny_model_path}: {total - 4} of the network's {total} tensors taken" in caplog.text
+    assert "4 left random because those of the weights are of another shape" in caplog.text
+    assert "(roi_heads.box_predictor 4)" in caplog.text
+
+
+def test_a_box_predictor_for_as_many_other_classes_is_not_kept(tiny_model_path) -> None:
+    weights = read_starting_weights(str(tiny_model_path))
+    for labels, kept in ((("circle", "square"), True), (("cat", "dog"), False)):
+        spec = spec_for(LabelMap(labels), weights)
+        network = build_network(spec)
+        fit = apply_weights(network, weights, spec.labels)
+        name = "roi_heads.box_predictor.cls_score.weight"
+        assert (name in fit.taken) is kept
+        same = torch.equal(network.state_dict()[name], weights.tensors[name])
+        assert same is kept
+
+
+def test_a_model_file_of_another_architecture_gives_what_fits(tmp_path) -> None:
+    parent = ModelSpec.of(LabelMap(("a",)), backbone="mobilenet_v3_large")
+    body = build_network(parent)
+    model_file.save(str(tmp_path / "m.safetensors"), body, parent)
+    other = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    weights = read_starting_weights(str(tmp_path / "m.safetensors"), other)
+    spec = spec_for(LabelMap(("a",)), weights, other)
+    assert (spec.architecture, spec.backbone) == (other, None)
+    network = build_network(spec)
+    fit = apply_weights(network, weights, spec.labels)
+    key = "backbone.body.0.0.weight"
+    assert torch.equal(network.state_dict()[key], body.state_dict()[key])
+    assert "roi_heads.box_head.fc6.weight" in fit.misshapen
+
+
+def test_weights_that_fit_nowhere_are_refused(backbone_file) -> None:
+    path, _ = backbone_file
+    weights = read_starting_weights(str(path))
+    network = build_network(ModelSpec.of(LabelMap(("a",)), backbone="resnet18"))
+    with pytest.raises(ModelFileError, match="fit nowhere in the network"):
+        apply_weights(network, weights)
+    with pytest.raises(
+        ModelFileError, match="expected a model file, or the state dict of resnet50"
+    ):
+        read_starting_weights(str(path), "fasterrcnn_resnet50_fpn")
 
 
 def test_wishes_left_open_take_the_defaults_of_the_architecture() -> None:
@@ -82,42 +129,6 @@ def test_a_file_of_neither_kind_is_refused(tmp_path) -> None:
     safetensors.torch.save_file({"layer.weight": torch.zeros(3)}, path)
     with pytest.raises(ModelFileError, match=r"Not starting weights.*layer\.weight"):
         read_starting_weights(str(path))
-
-
-def test_coco_weights_do_not_exist_for_compact() -> None:
-    with pytest.raises(ConfigError, match="no COCO weights for the compact"):
-        read_starting_weights("coco")
-
-
-@pytest.mark.parametrize(
-    ("init", "architecture", "file_name"),
-    [
-        ("imagenet", "fasterrcnn_compact", "resnet18"),
-        ("imagenet", "fasterrcnn_resnet50_fpn", "resnet50"),
-        ("coco", "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"),
-    ],
-)
-def test_without_a_network_the_error_says_which_file_to_put_where(
-    tmp_path, monkeypatch, init: str, architecture: str, file_name: str
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refuses at once
-    with pytest.raises(StorageError) as caught:
-        read_starting_weights(init, architecture)
-    assert f"{tmp_path}/hub/checkpoints/{file_name}" in str(caught.value)
-
-
-def test_imagenet_weights_are_read_from_torchvisions_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    entry = torchvision.models.ResNet18_Weights.DEFAULT
-    cached = tmp_path / "hub" / "checkpoints" / entry.url.rpartition("/")[2]
-    cached.parent.mkdir(parents=True)
-    classifier = torchvision.models.resnet18(weights=None)
-    torch.save(classifier.state_dict(), cached)
-    weights = read_starting_weights("imagenet")
-    network = build_network(spec_for(LabelMap(("a",)), weights))
-    apply_weights(network, weights)
-    torch.testing.assert_close(network.backbone.body.conv1.weight, classifier.conv1.weight)
 
 
 @pytest.mark.parametrize(("stages", "last"), [(0, None), (1, "layer1"), (2, "layer2")])

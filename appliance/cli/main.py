@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from appliance.cli import compare, data, demo, evaluate, score, serve, train
+from appliance.cli import compare, data, demo, evaluate, models, score, serve, train
 from appliance.errors import ApplianceError
 
 _EXIT_CTRL_C = 130
@@ -32,6 +32,7 @@ app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ small box head. Apart from that every module is torchvision's, so that its answe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -47,6 +48,34 @@ def build_network(spec: ModelSpec) -> FasterRCNN:
             **_common_settings(spec),
         )
     return network
+
+
+def build_hollow_network(spec: ModelSpec) -> FasterRCNN:
+    """The network of `spec` on torch's meta device: names, shapes and dtypes, but no memory behind them.
+
+    A spec that asks for more than the machine has costs nothing here. `fill_network` makes it usable.
+
+    Raises:
+        RuntimeError: A tensor would be larger than torch can count.
+    """
+    with torch.device("meta"):
+        return build_network(spec)
+
+
+def fill_network(network: FasterRCNN, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Makes a hollow network real, in place, with these very tensors as its own: nothing is copied.
+
+    Args:
+        network: From `build_hollow_network`.
+        tensors: One for every name of its state dict, of its shape and dtype.
+    """
+    network.load_state_dict(dict(tensors), assign=True)
+    anchors = network.rpn.anchor_generator
+    # Not part of the state dict: the only values of a network that are made when it is built.
+    anchors.cell_anchors = [
+        anchors.generate_anchors(sizes, ratios)
+        for sizes, ratios in zip(anchors.sizes, anchors.aspect_ratios, strict=True)
+    ]
 
 
 def extract_body(backbone_name: str) -> tuple[nn.Module, dict[int, tuple[str, int]]]:

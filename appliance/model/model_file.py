@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -24,12 +25,14 @@ import torchvision
 from torchvision.models.detection import FasterRCNN
 
 from appliance import storage
-from appliance.errors import ApplianceError, ModelFileError
-from appliance.model.faster_rcnn import build_network
+from appliance.errors import ApplianceError, ConfigError, ModelFileError
+from appliance.model.faster_rcnn import build_hollow_network, fill_network
 from appliance.model.spec import ModelSpec
 
 FORMAT_VERSION = 1
 METADATA_KEY = "appliance"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def save(
 
 
 def load(model_uri: str) -> LoadedModel:
-    """Reads a model file.
+    """Reads a model file, with at most the file and one copy of its tensors in memory.
 
     Raises:
         StorageError: The file is not there or cannot be read.
@@ -108,25 +111,9 @@ def load(model_uri: str) -> LoadedModel:
     """
     data = storage.read_bytes(model_uri)
     metadata, tensors = parse_safetensors(data, source=str(model_uri))
-    document = _document(metadata, str(model_uri))
-    try:
-        spec = ModelSpec.from_json(document["spec"])
-        info = ModelInfo(
-            document.get("training") or {},
-            document.get("metrics") or {},
-            document.get("dataset_digest"),
-            document.get("parent"),
-        )
-        name = str(document["name"])
-        network = build_network(spec)
-        network.load_state_dict(tensors)
-    except (ApplianceError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        # RuntimeError is how load_state_dict tells of missing, foreign or misshapen tensors.
-        raise ModelFileError(
-            "The model file is damaged", where=model_uri, got=str(error).splitlines()[0]
-        ) from None
-    network.eval()
-    return LoadedModel(network, spec, info, name, _version(data))
+    version = _version(data)
+    del data
+    return _assemble(metadata, tensors, version, source=str(model_uri))
 
 
 def parse_safetensors(
@@ -141,22 +128,52 @@ def parse_safetensors(
         tensors = safetensors.torch.load(data)
         header_bytes = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + header_bytes])
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelFileError(
             "Not a model file",
             where=source,
-            got=f"{len(data):,} bytes beginning {data[:8]!r} ({error})",
+            got=f"{len(data):,} bytes beginning {data[:8]!r} ({_first_line(error)})",
             expected="a .safetensors file that the appliance has written",
             hint="Train one with `appliance train`",
         ) from None
     return dict(header.get("__metadata__") or {}), tensors
 
 
+def _assemble(
+    metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], version: str, *, source: str
+) -> LoadedModel:
+    document = _document(metadata, source)
+    try:
+        spec = _spec(document.get("spec"))
+        info = ModelInfo(
+            _entry(document, "training", dict) or {},
+            _entry(document, "metrics", dict) or {},
+            _entry(document, "dataset_digest", str),
+            _entry(document, "parent", str),
+        )
+        name = _entry(document, "name", str) or "model"
+        # Nothing of the size that the spec asks for is allocated before the tensors have proved it.
+        network = build_hollow_network(spec)
+        _check_tensors(network, tensors)
+        fill_network(network, tensors)
+    except (ApplianceError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        # The last four are how torch and torchvision refuse a network that cannot be.
+        raise ModelFileError(
+            "The model file is damaged", where=source, got=_first_line(error)
+        ) from None
+    network.eval()
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return LoadedModel(network, spec, info, printable, version)
+
+
 def _document(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     try:
         document = json.loads(metadata[METADATA_KEY])
-        version = int(document["format_version"])
-    except (KeyError, ValueError, TypeError):
+        version = document["format_version"]
+        # bool is an int to Python, and 1.0 equals 1.
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format_version {version!r}")
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise ModelFileError(
             "Not a model file of the appliance",
             where=source,
@@ -172,6 +189,75 @@ def _document(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
             hint="Update the appliance",
         )
     return dict(document)
+
+
+def _entry(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
+    value = document.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(
+            f"{key} has the wrong type", got=type(value).__name__, expected=kind.__name__
+        )
+    return value
+
+
+def _spec(values: object) -> ModelSpec:
+    """The spec, after a look at the types: JSON has NaN, nested lists and numbers where texts belong."""
+    if not isinstance(values, dict):
+        raise ConfigError("There is no spec", got=type(values).__name__, expected="an object")
+    labels = values.get("labels")
+    if not isinstance(labels, list) or len(set(map(str, labels))) != len(labels):
+        raise ConfigError("The labels are unusable", expected="a list of different names")
+    for field_ in fields(ModelSpec):
+        value, default = values.get(field_.name), field_.default
+        if value is not None and not _is_like(value, default):
+            raise ConfigError(
+                "A model setting has the wrong type",
+                where=field_.name,
+                got=repr(value)[:40],
+                expected=f"something like {default!r}",
+            )
+    return ModelSpec.from_json(values)
+
+
+def _is_like(value: object, default: object) -> bool:
+    match default:
+        case bool() | str():
+            return isinstance(value, type(default))
+        case int():
+            return type(value) is int and abs(value) < 2**31
+        case float():
+            return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+        case tuple():
+            return (
+                isinstance(value, list)
+                and len(value) == len(default)
+                and all(map(_is_like, value, default))
+            )
+    return True  # required, or None by default: ModelSpec itself decides
+
+
+def _check_tensors(network: FasterRCNN, tensors: Mapping[str, torch.Tensor]) -> None:
+    own = network.state_dict()
+    kinds = {
+        "missing": own.keys() - tensors.keys(),
+        "unknown": tensors.keys() - own.keys(),
+        "of another shape or type": {
+            name
+            for name in own.keys() & tensors.keys()
+            if (own[name].shape, own[name].dtype) != (tensors[name].shape, tensors[name].dtype)
+        },
+    }
+    wrong = [f"{len(names)} {kind} such as {min(names)}" for kind, names in kinds.items() if names]
+    if wrong:
+        raise ModelFileError("Its tensors do not fit its spec", got="; ".join(wrong))
+    # A sum is finite only if every value is, and needs no memory for a mask.
+    odd = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.sum())]
+    if odd:
+        raise ModelFileError("Its tensors are not all finite", got=f"{len(odd)} such as {odd[0]}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _version(data: bytes) -> str:

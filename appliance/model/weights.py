@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-import torchvision
 from torchvision.models.detection import FasterRCNN
 
 from appliance import storage
-from appliance.errors import ConfigError, ModelFileError, StorageError
+from appliance.errors import ConfigError, ModelFileError
 from appliance.labels import LabelMap
-from appliance.model import model_file
+from appliance.model import model_file, torchvision_weights
 from appliance.model.faster_rcnn import extract_body
 from appliance.model.spec import COMPACT, COMPACT_BACKBONES, ModelSpec
 
@@ -22,29 +21,74 @@ logger = logging.getLogger(__name__)
 
 NAMED_WEIGHTS = ("none", "imagenet", "coco")
 _BODY_PREFIX = "backbone.body."
+_BOX_PREDICTOR_PREFIX = "roi_heads.box_predictor."
 _CLASSIFIER_PREFIXES = ("fc.", "classifier.")
+_COUNTER = "num_batches_tracked"
+"""Frozen BatchNorm, as torchvision trains with, has no such counter, and nothing depends on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class StartingWeights:
-    """Tensors to begin with, named as in a detector's state dict.
+    """Tensors to begin with, named as in a detector's state dict where they have a place in one.
 
     Attributes:
         tensors: Empty when training starts from random weights.
         source: "none", "imagenet", "coco" or the URI of a file.
         parent_spec: The spec of the model file they came from, if they did.
         backbone: The torchvision name of the backbone they fit, if known.
+        labels: The classes they can tell apart, if they have a box predictor.
     """
 
     tensors: Mapping[str, torch.Tensor]
     source: str
     parent_spec: ModelSpec | None = None
     backbone: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def are_pretrained(self) -> bool:
         """Whether there is anything to start from."""
         return bool(self.tensors)
+
+
+@dataclass(frozen=True)
+class WeightsFit:
+    """What became of starting weights in one network. All lists are names of tensors.
+
+    Attributes:
+        source: Where the weights came from.
+        taken: Have a place of their shape.
+        missing: The network's that the weights do not have; they stay random.
+        misshapen: Both have them, in another shape or for other classes; they stay random.
+        unused: The weights' that the network has no place for.
+    """
+
+    source: str
+    taken: tuple[str, ...]
+    missing: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def left_random(self) -> list[str]:
+        """The network's tensors that the weights say nothing of."""
+        return [*self.missing, *self.misshapen]
+
+    def __str__(self) -> str:
+        """One sentence for the user, by parts of the network rather than by tensors."""
+        total = len(self.taken) + len(self.left_random)
+        parts = [f"{self.source}: {len(self.taken)} of the network's {total} tensors taken"]
+        for reason, names in (
+            ("left random because the weights lack them", self.missing),
+            (
+                "left random because those of the weights are of another shape or for other classes",
+                self.misshapen,
+            ),
+            ("of the weights not used", self.unused),
+        ):
+            if names:
+                parts.append(f"{len(names)} {reason} ({_by_part(names)})")
+        return "; ".join(parts)
 
 
 def read_starting_weights(
@@ -55,8 +99,10 @@ def read_starting_weights(
     Args:
         init: "none", "imagenet" or "coco" (torchvision's own, downloaded once), or the URI of a model
             file or of a torchvision backbone's state dict, as safetensors.
-        architecture: Which network "imagenet" and "coco" are for.
-        backbone: Which backbone "imagenet" is for, with the compact architecture.
+        architecture: Which network they are for.
+        backbone: Which backbone they are for, with the compact architecture. None takes resnet18 for
+            "imagenet" and for "coco" mobilenet_v3_large, the smaller of the two that have been trained
+            on COCO.
 
     Raises:
         ConfigError: There are no such weights for this architecture.
@@ -65,20 +111,29 @@ def read_starting_weights(
     """
     if init == "none":
         return StartingWeights({}, "none")
-    if init in NAMED_WEIGHTS:
-        return _torchvision_weights(init, architecture, backbone)
+    if init == "imagenet":
+        name = _backbone_of(architecture, backbone or "resnet18")
+        tensors = torchvision_weights.imagenet(name)
+        return StartingWeights(_as_body(tensors), init, None, name)
+    if init == "coco":
+        return _coco(architecture, backbone)
     metadata, tensors = model_file.parse_safetensors(storage.read_bytes(init), source=init)
     if model_file.METADATA_KEY in metadata:
         loaded = model_file.load(init)
-        return StartingWeights(loaded.network.state_dict(), init, loaded.spec, loaded.spec.backbone)
-    for name in COMPACT_BACKBONES if backbone is None else (backbone,):
+        spec = loaded.spec
+        return StartingWeights(
+            loaded.network.state_dict(), init, spec, spec.backbone, labels=spec.labels
+        )
+    own = None if architecture == COMPACT else _backbone_of(architecture, None)
+    candidates = [name for name in (own or backbone,) if name] or COMPACT_BACKBONES
+    for name in candidates:
         if _fits_backbone(tensors, name):
             return StartingWeights(_as_body(tensors), init, None, name)
     raise ModelFileError(
         "Not starting weights",
         where=init,
         got=f"{len(tensors)} tensors such as {next(iter(tensors), 'none')!r}",
-        expected=f"a model file, or the state dict of {backbone or ' or '.join(COMPACT_BACKBONES)}",
+        expected=f"a model file, or the state dict of {' or '.join(candidates)}",
     )
 
 
@@ -87,84 +142,115 @@ def spec_for(
 ) -> ModelSpec:
     """The spec of a new model that starts from `weights`: theirs where they carry one.
 
-    Of `settings`, those that are None are left to the weights or the architecture.
+    Of `settings`, those that are None are left to the weights or the architecture. A model file of
+    another architecture than the one asked for gives its weights, not its spec.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
-    if weights.parent_spec is not None:
-        return weights.parent_spec.with_settings(labels=labels.names, **settings)
+    parent = weights.parent_spec
+    if parent is not None and architecture in (COMPACT, parent.architecture):
+        return parent.with_settings(labels=labels.names, **settings)
     if weights.backbone is not None and architecture == COMPACT:
         settings = {"backbone": weights.backbone, **settings}
     return ModelSpec.of(labels, architecture, **settings)
 
 
-def apply_weights(network: FasterRCNN, weights: StartingWeights) -> list[str]:
-    """Copies what fits by name and shape; returns the names of the network's tensors left random.
+def apply_weights(
+    network: FasterRCNN, weights: StartingWeights, labels: Iterable[str] | None = None
+) -> WeightsFit:
+    """Copies what fits by name and shape into the network, and says what did not.
 
-    The box predictor of another label set never fits and is trained anew; that and anything else left
-    out is logged.
+    Args:
+        network: Changed in place.
+        weights: What to begin with.
+        labels: The network's classes. The box predictor of other ones does not fit, even where their
+            number is the same, and is trained anew. None takes any of the right shape.
+
+    Raises:
+        ModelFileError: Nothing at all fits: the weights are of another kind of network.
     """
     own = network.state_dict()
+    given = weights.tensors
+    other_classes = labels is not None and weights.labels not in (None, tuple(labels))
     fitting = {
         name: tensor
-        for name, tensor in weights.tensors.items()
-        if name in own and own[name].shape == tensor.shape
+        for name, tensor in given.items()
+        if name in own
+        and own[name].shape == tensor.shape
+        and not (other_classes and name.startswith(_BOX_PREDICTOR_PREFIX))
     }
-    network.load_state_dict(fitting, strict=False)
-    # Frozen BatchNorm, as torchvision trains with, has no such counter.
-    left = [n for n in own if n not in fitting and not n.endswith("num_batches_tracked")]
+    fit = WeightsFit(
+        weights.source,
+        taken=_without_counters(fitting),
+        missing=_without_counters(own.keys() - given.keys()),
+        misshapen=_without_counters(own.keys() & given.keys() - fitting.keys()),
+        unused=_without_counters(given.keys() - own.keys()),
+    )
     if weights.are_pretrained:
-        logger.info(
-            "%s: %d of %d tensors taken, left random: %s",
-            weights.source,
-            len(fitting),
-            len(own),
-            ", ".join(left[:6]) + (" ..." if len(left) > 6 else ""),
-        )
-    return left
+        if not fit.taken:
+            raise ModelFileError(
+                "The starting weights fit nowhere in the network",
+                where=weights.source,
+                got=_by_part(given),
+                expected=_by_part(own),
+                hint="Choose the architecture and backbone that they were made for",
+            )
+        logger.info("%s", fit)
+    network.load_state_dict(fitting, strict=False)
+    return fit
 
 
-def _torchvision_weights(init: str, architecture: str, backbone: str | None) -> StartingWeights:
-    if init == "coco" and architecture == COMPACT:
+def _coco(architecture: str, backbone: str | None) -> StartingWeights:
+    if architecture != COMPACT:
+        tensors, labels = torchvision_weights.coco(architecture)
+        return StartingWeights(tensors, "coco", labels=labels)
+    backbone = backbone or "mobilenet_v3_large"
+    if backbone not in torchvision_weights.COCO_BACKBONES:
         raise ConfigError(
-            "There are no COCO weights for the compact architecture",
+            f"There are no COCO weights for the backbone {backbone}",
             got="init coco",
-            hint="Start from imagenet or from a file, or choose a torchvision architecture",
+            expected=f"a backbone among {', '.join(torchvision_weights.COCO_BACKBONES)}",
+            hint="Start from imagenet or from a file, or choose another backbone",
         )
-    if architecture != COMPACT and init == "imagenet":
-        backbone = "resnet50" if "resnet50" in architecture else "mobilenet_v3_large"
-    model_name = architecture if init == "coco" else backbone or "resnet18"
-    entry = torchvision.models.get_model_weights(model_name).DEFAULT
-    try:
-        tensors = entry.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-        raise StorageError(
-            f"Cannot download the {init} weights of {model_name}",
-            got=error,
-            hint=f"Fetch {entry.url} on another machine and put it at {cache}",
-        ) from None
-    if init == "coco":
-        return StartingWeights(tensors, init)
-    return StartingWeights(_as_body(tensors), init, None, backbone or "resnet18")
+    # The pyramid and the heads of the compact network have shapes of their own; that they did not fit
+    # will be said.
+    body = torchvision_weights.coco_for_classifier_body(backbone, extract_body(backbone)[0])
+    return StartingWeights(body, "coco", None, backbone)
+
+
+def _backbone_of(architecture: str, compact_backbone: str | None) -> str:
+    if architecture == COMPACT:
+        return str(compact_backbone)
+    return "resnet50" if "resnet50" in architecture else "mobilenet_v3_large"
 
 
 def _fits_backbone(tensors: Mapping[str, torch.Tensor], backbone: str) -> bool:
-    body, _ = extract_body(backbone)
+    with torch.device("meta"):
+        body, _ = extract_body(backbone)
     own = {
-        name: value.shape
+        _BODY_PREFIX + name: value.shape
         for name, value in body.state_dict().items()
-        if not name.startswith(_CLASSIFIER_PREFIXES) and not name.endswith("num_batches_tracked")
+        if not name.startswith(_CLASSIFIER_PREFIXES) and not name.endswith(_COUNTER)
     }
     given = _as_body(tensors)
-    return all(
-        _BODY_PREFIX + name in given and given[_BODY_PREFIX + name].shape == shape
-        for name, shape in own.items()
-    )
+    return all(name in given and given[name].shape == shape for name, shape in own.items())
 
 
 def _as_body(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A classifier's tensors under the names they have in a detector; its last layers keep their own."""
     return {
-        _BODY_PREFIX + name.removeprefix("features."): tensor
+        name
+        if name.startswith(_CLASSIFIER_PREFIXES)
+        else _BODY_PREFIX + name.removeprefix("features."): tensor
         for name, tensor in tensors.items()
-        if not name.startswith(_CLASSIFIER_PREFIXES)
     }
+
+
+def _without_counters(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if not name.endswith(_COUNTER)))
+
+
+def _by_part(names: Iterable[str]) -> str:
+    """`backbone.fpn 12, rpn.head 6`: how many tensors of which part, the first few parts."""
+    parts = Counter(".".join(name.split(".")[:2]) for name in sorted(names))
+    shown = [f"{part} {count}" for part, count in list(parts.items())[:6]]
+    return ", ".join(shown + ["..."] * (len(parts) > 6))

@@ -60,7 +60,7 @@ class TrainingPlan:
         network = build_network(self.spec)
         initialise_score_bias(network)
         weights = read_starting_weights(self.init, self.spec.architecture, self.spec.backbone)
-        apply_weights(network, weights)
+        apply_weights(network, weights, self.spec.labels)
         return network
 
     def to_json(self) -> dict[str, Any]:

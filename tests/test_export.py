@@ -1,0 +1,225 @@
+"""Exported files, run by what others would run them with, against the detector itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from factories import jpeg_bytes, network_with_something_to_say, small_spec
+
+from appliance.cli import main
+from appliance.errors import ConfigError, ModelFileError
+from appliance.images.decoding import DecodedImage
+from appliance.model import model_file
+from appliance.model.export import parity
+from appliance.model.export.files import export_onnx, export_torchscript
+from appliance.model.export.graph import DetectorGraph
+from appliance.model.predictor import Predictor
+from appliance.model.spec import ARCHITECTURES, COMPACT, ModelSpec
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory) -> Path:
+    """A model whose answers single precision settles, other than those of the tiny one."""
+    spec = small_spec(COMPACT, proposals_post_nms=30, score_threshold=0.3)
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    model_file.save(str(path), network_with_something_to_say(spec), spec)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(model_path, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exported")
+    export_onnx(str(model_path), str(folder / "m.onnx"))
+    export_torchscript(str(model_path), str(folder / "m.pt"))
+    return {"onnx": folder / "m.onnx", "torchscript": folder / "m.pt"}
+
+
+def runner(path: Path):
+    """What gives the outputs of a file, as a user would make it."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(str(path))
+        return lambda images: session.run(None, {"images": images})
+    module = torch.jit.load(str(path))
+    return lambda images: [output.numpy() for output in module(torch.from_numpy(images))]
+
+
+def noise(batch: int, height: int, width: int) -> np.ndarray:
+    coarse = torch.rand(batch, 3, 6, 7, generator=torch.Generator().manual_seed(height))
+    values = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (values * 255).round().to(torch.uint8).numpy()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (2, 64, 64), (5, 90, 300), (1, 31, 700), (3, 640, 33)], ids=str
+)
+def test_any_batch_of_any_size_gets_the_detectors_answers(
+    files, model_path, kind: str, shape: tuple[int, int, int]
+) -> None:
+    images = noise(*shape)
+    predictor = Predictor.load(str(model_path), device="cpu")
+    boxes, scores, class_ids, counts = runner(files[kind])(images)
+    assert boxes.shape == (shape[0], 90, 4)
+    for index, image in enumerate(images):
+        expected = predictor.predict([DecodedImage(torch.from_numpy(image), shape[1:])])[0]
+        found = parity._detections(
+            (boxes[[index]], scores[[index]], class_ids[[index]], counts[[index]])
+        )[0]
+        differences, missed = parity._match(expected, found, predictor)
+        assert (np.max(differences, axis=0) < (0.05, 1e-4)).all()
+        assert missed == 0
+        assert len(expected) > 3
+        assert not boxes[index, counts[index] :].any()
+        assert not scores[index, counts[index] :].any()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_nothing_found_is_a_normal_answer(model_path, tmp_path, kind: str) -> None:
+    loaded = model_file.load(str(model_path))
+    graph = DetectorGraph(loaded.network, loaded.spec.with_settings(score_threshold=0.999))
+    with torch.inference_mode():
+        boxes, scores, _, counts = graph(torch.from_numpy(noise(2, 50, 60)))
+    assert counts.tolist() == [0, 0]
+    assert not boxes.any()
+    assert not scores.any()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_traced_graph_is_torchvisions_own_in_double_precision(architecture: str) -> None:
+    """Against plain torchvision, which resizes, proposes and selects with code of its own.
+
+    Random networks blow rounding up, so single precision would prove little.
+    """
+    spec = small_spec(architecture, proposals_pre_nms=60, proposals_post_nms=15)
+    network = network_with_something_to_say(spec).double().eval()
+    graph = DetectorGraph(network, spec).eval()
+    example = torch.from_numpy(noise(2, 70, 90))
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # what tracing fixes, and that it is deprecated
+        traced = torch.jit.trace(graph, (example,), check_trace=False)
+        for height, width in ((150, 260), (301, 111)):
+            pixels = torch.from_numpy(noise(1, height, width))
+            expected = network([pixels[0].double() / 255])[0]
+            boxes, scores, class_ids, counts = traced(pixels)
+            count = int(counts)
+            assert count == len(expected["scores"]) > 10
+            torch.testing.assert_close(scores[0, :count], expected["scores"], rtol=0, atol=1e-8)
+            torch.testing.assert_close(boxes[0, :count], expected["boxes"], rtol=0, atol=1e-5)
+            assert torch.equal(class_ids[0, :count], expected["labels"])
+
+
+def test_the_files_say_what_goes_in_and_comes_out(files, model_path) -> None:
+    properties = {entry.key: entry.value for entry in onnx.load(files["onnx"]).metadata_props}
+    extra = {"appliance.json": ""}
+    torch.jit.load(str(files["torchscript"]), _extra_files=extra)
+    version = model_file.load(str(model_path)).version
+    for text in (properties["appliance"], extra["appliance.json"]):
+        document = json.loads(text)
+        assert document["labels"] == {"1": "a", "2": "b", "3": "c"}
+        assert document["model"]["version"] == version
+        assert ModelSpec.from_json(document["model"]["spec"]).shorter_side_px == 128
+        assert document["input"]["images"].startswith("uint8 [batch, 3, height, width], RGB")
+        assert document["outputs"]["boxes"].startswith("float32 [batch, 90, 4]")
+        assert any("score threshold 0.3" in limit for limit in document["limits"])
+
+
+def test_an_onnx_file_has_open_sizes(files) -> None:
+    session = onnxruntime.InferenceSession(str(files["onnx"]))
+    (images,) = session.get_inputs()
+    assert (images.name, images.shape, images.type) == (
+        "images",
+        ["batch", 3, "height", "width"],
+        "tensor(uint8)",
+    )
+    assert [output.name for output in session.get_outputs()] == [
+        "boxes",
+        "scores",
+        "class_ids",
+        "counts",
+    ]
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_torchscript])
+def test_a_file_that_answers_otherwise_is_not_written(
+    model_path, tmp_path, monkeypatch, export
+) -> None:
+    """The graph is spoilt on purpose: its boxes are moved by two pixels."""
+    right = DetectorGraph.forward
+
+    def wrong(self, images):
+        boxes, *rest = right(self, images)
+        return (boxes + 2, *rest)
+
+    monkeypatch.setattr(DetectorGraph, "forward", wrong)
+    with pytest.raises(ModelFileError, match="gives other answers than the detector"):
+        export(str(model_path), str(tmp_path / "m.out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_finds_nothing_cannot_be_checked(model_path, tmp_path) -> None:
+    loaded = model_file.load(str(model_path))
+    spec = loaded.spec.with_settings(score_threshold=0.999)
+    model_file.save(str(tmp_path / "blind.safetensors"), loaded.network, spec)
+    with pytest.raises(ModelFileError, match="finds nothing on these pictures.*--pictures"):
+        export_torchscript(str(tmp_path / "blind.safetensors"), str(tmp_path / "blind.pt"))
+    assert not (tmp_path / "blind.pt").exists()
+
+
+def test_without_the_extra_there_is_one_sentence(model_path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'detection-appliance\[export\]'"):
+        export_onnx(str(model_path), str(tmp_path / "m.onnx"))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", main.__name__, "models", "export", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_checks_on_pictures_of_the_user_and_says_what_it_found(
+    model_path, tmp_path
+) -> None:
+    for index in range(2):
+        (tmp_path / f"{index}.jpg").write_bytes(jpeg_bytes())
+    out = tmp_path / "m.pt"
+    done = command(
+        str(model_path),
+        *("--format", "torchscript", "--out", str(out), "--pictures", str(tmp_path), "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["path"] == str(out)
+    assert document["parity"]["pictures"] == 2
+    assert document["parity"]["detections"] > 0
+    assert document["size_bytes"] == out.stat().st_size
+
+
+def test_the_command_writes_beside_the_model_unless_told_otherwise(model_path, tmp_path) -> None:
+    model = tmp_path / "copy.safetensors"
+    model.write_bytes(model_path.read_bytes())
+    done = command(str(model))
+    assert done.returncode == 0, done.stderr
+    assert "detections compared" in done.stdout
+    assert (tmp_path / "copy.onnx").exists()
+    assert done.stderr == ""
+    (tmp_path / "empty").mkdir()
+    none = command(str(model), "--pictures", str(tmp_path / "empty"))
+    assert none.returncode == 1
+    assert none.stderr.startswith("error: No pictures there")
+    assert torchvision.__version__ in (onnx.load(tmp_path / "copy.onnx").metadata_props[0].value)
