@@ -58,10 +58,11 @@ PLANTED = [
     ("label-not-tested", "test", None),
 ]
 
-# What only other formats can have: planted in `test_checks_of_formats`.
+# What only other formats can have: planted in `test_checks_of_formats` and beside it.
 PLANTED_IN_OTHER_FORMATS = [
     "annotation-id",
     "boxes-as-corners",
+    "boxes-as-shares",
     "label-file-missing",
     "object-of-no-picture",
     "picture-outside",

@@ -56,11 +56,23 @@ def test_shares_of_the_picture_are_refused(tmp_path):
     assert len(read(tmp_path, [*SHARES, (10, 10, 20, 20)])) == 41
 
 
-def test_corners_are_suspected(tmp_path, caplog):
-    assert len(read(tmp_path, CORNERS)) == 40
-    (message, *_) = caplog.messages
-    assert "of 40 boxes reach over the edge as [x, y, width, height]" in message
-    assert "are they corners?" in message
+def test_corners_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="The boxes are corners: .*json") as caught:
+        read(tmp_path, CORNERS)
+    assert "of 40 boxes over the edge as [x, y, width, height], none as [x1, y1, x2, y2]" in str(
+        caught.value
+    )
+    assert "Subtract the first two numbers" in str(caught.value)
+
+
+def test_boxes_of_another_scale_are_refused(tmp_path):
+    with pytest.raises(
+        DatasetError, match="Most detections have no area on their picture"
+    ) as caught:
+        read(tmp_path, BOXES * (1000 / WIDTH, 1000 / HEIGHT, 1, 1))
+    assert "pixels of another size" in str(caught.value)
+    # A few such are measured, as wrong.
+    assert len(read(tmp_path, [*BOXES, (WIDTH + 5, 1, 2, 2)])) == 41
 
 
 @pytest.mark.parametrize(

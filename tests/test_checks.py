@@ -113,7 +113,34 @@ def test_counts_of_what_can_be_used(clean):
     add(clean, "bad", ("egg", (9, 9, 9, 9)))
     add(clean, "text", EGG, data=b"text")
     summary = survey_dataset(clean).parts["dataset"]
-    assert (summary.pictures, summary.negatives, summary.objects) == (7, 2, 10)
+    assert (summary.pictures, summary.negatives, summary.objects) == (6, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("<annotation><object>", "annotation-unreadable"),
+        ("<!DOCTYPE a><annotation/>", "annotation-unreadable"),
+        (
+            "<annotation><size><width>9</width><height>7</height></size></annotation>",
+            "size-mismatch",
+        ),
+        ("<annotation><object><name>egg</name></object></annotation>", "object-unreadable"),
+    ],
+)
+def test_a_picture_with_a_faulty_annotation_is_neither_usable_nor_a_negative(clean, text, code):
+    add(clean, "faulty")
+    (clean / "Annotations/faulty.xml").write_text(text)
+    survey = survey_dataset(clean)
+    assert codes(survey.findings) == [code]
+    summary = survey.parts["dataset"]
+    assert (summary.pictures, summary.negatives, summary.objects) == (5, 0, 10)
+
+
+def test_a_picture_with_one_sound_object_is_usable(clean):
+    add(clean, "half", EGG, ("milk", (9, 9, 9, 9)), ("milk", (1, 2, 3, "nan")))
+    summary = survey_dataset(clean).parts["dataset"]
+    assert (summary.pictures, summary.negatives, summary.objects) == (6, 0, 11)
 
 
 def test_a_picture_leaks_only_into_later_parts(tmp_path):

@@ -371,6 +371,7 @@ def test_a_lost_label_file_is_a_warning(shop):
     assert "more0.jpg, more1.jpg, more2.jpg, more3.jpg, more4.jpg, ..." in finding.what
 
 
-def test_every_kind_of_defect_of_other_formats_is_tested_here():
-    text = Path(__file__).read_text() + Path(__file__).with_name("test_inside.py").read_text()
+def test_every_kind_of_defect_of_other_formats_is_tested():
+    rooms = ("test_checks_of_formats.py", "test_checks_of_forms.py", "test_inside.py")
+    text = "".join(Path(__file__).with_name(name).read_text() for name in rooms)
     assert [code for code in PLANTED_IN_OTHER_FORMATS if f'"{code}"' not in text] == []

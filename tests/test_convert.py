@@ -129,6 +129,8 @@ def test_crowds(tmp_path, source, target):
     assert [[(o.label, o.difficult) for o in a.objects] for a in written] == expected
     lost = {mark: counts[mark] for mark in counts if mark not in MARKS[target]}
     assert done.losses == lost
+    assert done.objects == sum(map(len, expected))
+    assert done.negatives == expected.count([])
     assert (done.warning is None) == (not lost)
     if target == "voc":
         assert done.warning == (
@@ -270,12 +272,13 @@ def test_command(tmp_path, command):
     done = command(original, out, "--to", "yolo", "--from", "coco", "--train-size", 0.5)
     assert done.exit_code == 0
     assert done.stdout == (
-        f"Wrote 2 pictures for train, 2 pictures for val to {out} as yolo: 6 objects, "
-        "1 pictures without any\n"
+        f"Wrote 2 pictures for train, 2 pictures for val to {out} as yolo: 1 object, "
+        "3 pictures without any\n"
     )
     assert done.stderr.startswith(
         "warning: YOLO cannot hold every mark, and crowds were left out: "
     )
+    assert "crowd of 5 objects" in done.stderr
     done = command(original, tmp_path / "json", "--to", "csv", "--json", "--link")
     assert json.loads(done.stdout) == {
         "format": "csv",

@@ -146,7 +146,14 @@ def test_interpolation_and_iou_are_those_asked_for(
 
 @pytest.mark.parametrize(
     ("right_score", "wrong_score", "expected"),
-    [(0.8, 0.6, 0.7), (0.806, 0.802, 0.804), (0.8064, 0.8062, 0.8063), (0.80604, 0.80601, 0.80604)],
+    # The last but one: 0.48 would let in what scores 0.48.
+    [
+        (0.8, 0.6, 0.7),
+        (0.49, 0.48, 0.485),
+        (0.806, 0.802, 0.804),
+        (0.8064, 0.8062, 0.8063),
+        (0.80604, 0.80601, 0.80604),
+    ],
 )
 def test_recommended_threshold_lies_between_the_scores(
     images: list[AnnotatedImage], right_score: float, wrong_score: float, expected: float

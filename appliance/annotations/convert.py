@@ -50,8 +50,8 @@ class Writer(Protocol):
         None for formats that keep many pictures in one file.
         """
 
-    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> None:
-        """Takes note of one picture; called in order."""
+    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> int:
+        """Takes note of one picture, called in order; returns how many of its objects are written."""
 
     def last_files(self) -> Iterator[tuple[str, bytes]]:
         """The files that need all pictures: path below the folder and content."""
@@ -77,8 +77,8 @@ class Conversion:
     Attributes:
         format: Of the new data.
         images: Part -> pictures; the part is "" where the data is not divided.
-        objects: Objects read.
-        negatives: Pictures without objects.
+        objects: Objects written.
+        negatives: Pictures that are written without objects.
         losses: Mark (`difficult`, `truncated`, `crowd`) -> objects whose mark the format cannot hold.
     """
 
@@ -180,10 +180,10 @@ def write_sources(
         written = read_in_order(write, source.entries, root=source.root)
         total = len(source.entries)
         for file_name, annotation in with_bar(written, total=total, what=f"writing {part or to}"):
-            writer.add(part, file_name, annotation)
+            added = writer.add(part, file_name, annotation)
             images[part or ""] += 1
-            objects += len(annotation.objects)
-            negatives += not annotation.objects
+            objects += added
+            negatives += not added
     for name, data in writer.last_files():
         storage.write_bytes(storage.join(out, name), data)
     losses = {mark: count for mark, count in writer.losses.items() if count}

@@ -40,6 +40,7 @@ def convert(
 ) -> None:
     """Write annotated pictures as COCO JSON, YOLO, CSV or Pascal VOC, with all their parts."""
     from appliance.annotations import convert as conversion
+    from appliance.annotations.checks.findings import counted
 
     done = conversion.convert(
         data,
@@ -57,10 +58,10 @@ def convert(
         print(json.dumps({**asdict(done), "out": out, "warning": done.warning}))
         return
     counts = ", ".join(
-        f"{count} pictures" + (f" for {part}" if part else "")
+        counted(count, "picture") + (f" for {part}" if part else "")
         for part, count in done.images.items()
     )
     print(
-        f"Wrote {counts} to {out} as {to}: {done.objects} objects, "
-        f"{done.negatives} pictures without any"
+        f"Wrote {counts} to {out} as {to}: {counted(done.objects, 'object')}, "
+        f"{counted(done.negatives, 'picture')} without any"
     )

@@ -195,7 +195,7 @@ def _claimed(out_dir: Path, keep: Sequence[str | None]) -> Iterator[None]:
     earlier = out_dir.with_name(f"{out_dir.name}.earlier")
     if earlier.exists():
         shutil.rmtree(out_dir, ignore_errors=True)  # of a demo that was killed
-    elif out_dir.exists():
+    elif (out_dir / _MARKER).exists():
         out_dir.rename(earlier)
     storage.write_bytes(out_dir / _MARKER, b"")
     try:
@@ -205,6 +205,8 @@ def _claimed(out_dir: Path, keep: Sequence[str | None]) -> Iterator[None]:
             shutil.rmtree(out_dir, ignore_errors=True)
             earlier.rename(out_dir)
             logger.info("%s is as the last demo has left it", out_dir)
+        elif [path.name for path in out_dir.iterdir()] == [_MARKER]:
+            shutil.rmtree(out_dir)  # nothing came of it
         raise
     shutil.rmtree(earlier, ignore_errors=True)
 

@@ -4,14 +4,11 @@ found, so they are told apart before anything is measured.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance.errors import DatasetError
-
-logger = logging.getLogger(__name__)
 
 _ROUNDING_PX = 1.0
 # Of boxes that are what they should be, few reach over the edge.
@@ -37,10 +34,11 @@ class BoxForms:
         self._over_edge += a + c > width or b + d > height
 
     def check(self, path: str | os.PathLike[str]) -> None:
-        """Refuses shares of the picture, and warns of what are corners in all likelihood.
+        """Refuses shares of the picture, and corners.
 
         Raises:
-            DatasetError: Every number of every box is from 0 to 1.
+            DatasetError: Every number of every box is from 0 to 1; or all boxes fit their pictures as
+                corners, while many reach over the edge by width and height.
         """
         if not self._boxes:
             return
@@ -53,10 +51,11 @@ class BoxForms:
                 hint="Multiply them with the width and the height of their picture",
             )
         if self._corners == self._boxes and self._over_edge > _LEAST_OVER_EDGE * self._boxes:
-            logger.warning(
-                "%s: %d of %d boxes reach over the edge as [x, y, width, height], and all would fit as "
-                "[x1, y1, x2, y2]: are they corners? COCO results have width and height",
-                path,
-                self._over_edge,
-                self._boxes,
+            raise DatasetError(
+                "The boxes are corners",
+                where=path,
+                got=f"{self._over_edge:,} of {self._boxes:,} boxes over the edge as [x, y, width, height], "
+                "none as [x1, y1, x2, y2]",
+                expected="bbox as [x, y, width, height]",
+                hint="Subtract the first two numbers from the last two",
             )

@@ -263,7 +263,8 @@ def recommended_threshold(found: LabelResult) -> float | None:
     below = max((t for t in found.curve.score_thresholds.tolist() if t < best), default=0.0)
     middle = (best + below) / 2
     rounded = (round(middle, digits) for digits in (2, 3, 4))
-    return next((value for value in rounded if below < value <= best), best)
+    # Scores are single precision: 0.48 is no threshold between one of 0.48 and the next.
+    return next((value for value in rounded if below < float(np.float32(value)) <= best), best)
 
 
 def _label_figures(found: LabelResult, coco_ap: float | None) -> LabelFigures:

@@ -137,12 +137,13 @@ def read_predictions(
         clipped += was_clipped
         without_area += not has_area
     forms.check(path)
-    if rows and without_area == len(rows):
+    if 2 * without_area > len(rows):
         raise DatasetError(
-            "No detection has an area on its picture",
+            "Most detections have no area on their picture",
             where=path,
-            got=quoted(rows[0].get("bbox")),
+            got=f"{without_area:,} of {len(rows):,}",
             expected="bbox as [x, y, width, height] in pixels of the original picture",
+            hint="They may be in pixels of another size, or y may stand before x",
         )
     if clipped:
         logger.warning(

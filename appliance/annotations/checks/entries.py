@@ -7,18 +7,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from appliance.annotations.checks.corners import CornerCounts
 from appliance.annotations.checks.findings import Finding, counted
 from appliance.annotations.checks.objects import InputSize
+from appliance.annotations.checks.other_forms import OtherForms
 from appliance.annotations.checks.pictures import Inspected, inspect_entry, text_of_error
 from appliance.annotations.source import (
     AnnotationSource,
     Entry,
     Fault,
+    FormatName,
     PictureAnnotation,
     numbers_of,
 )
-from appliance.images.header import PictureHeader
 
 _MOST_NAMED = 5
 
@@ -30,16 +30,19 @@ class CheckedEntry:
     Attributes:
         inspected: Picture and objects, with all findings.
         numbers: Which object of the file each of the objects is, from 1.
-        corners: How its boxes lie if they were meant otherwise; only of COCO.
+        usable: Whether a model can be trained with the picture as it is: it shows a usable object, or is
+            annotated to show none.
+        forms: How its boxes lie if they were meant otherwise.
     """
 
     inspected: Inspected
     numbers: tuple[int, ...]
-    corners: CornerCounts
+    usable: bool
+    forms: OtherForms
 
 
 def check_entry(
-    entry: Entry, *, part: str, input_size: InputSize, count_corners: bool
+    entry: Entry, *, part: str, input_size: InputSize, format: FormatName
 ) -> CheckedEntry:
     """Reads and checks one picture with its annotation, or either of them alone.
 
@@ -47,7 +50,7 @@ def check_entry(
         entry: The picture.
         part: Of the data, for the findings.
         input_size: Decides what is too small.
-        count_corners: Whether to look if the boxes may be corners, as COCO's should not be.
+        format: Of the annotation, which decides what its boxes should not be.
     """
     readings: list[PictureAnnotation] = []
 
@@ -60,11 +63,18 @@ def check_entry(
     file = str(entry.annotation_path)
     findings = [finding_of(fault, file, part, entry.name) for fault in annotation.faults]
     inspected = replace(inspected, entry=entry, findings=(*inspected.findings, *findings))
-    corners = CornerCounts()
-    if count_corners and inspected.digest is not None and entry.picture_path is not None:
-        size_hw = PictureHeader.read(entry.picture_path).size_hw
-        corners = CornerCounts.of(annotation.objects, size_hw)
-    return CheckedEntry(inspected, tuple(numbers_of(annotation.objects)), corners)
+    forms = OtherForms()
+    if inspected.size_hw is not None:
+        forms = OtherForms.of(annotation.objects, inspected.size_hw, format)
+    # An object that cannot be used, or not even read, makes a picture no negative.
+    shows_nothing = not annotation.objects and not annotation.faults
+    usable = (
+        bool(readings)
+        and inspected.digest is not None
+        and all(finding.code != "size-mismatch" for finding in inspected.findings)
+        and (shows_nothing or any(inspected.usable))
+    )
+    return CheckedEntry(inspected, tuple(numbers_of(annotation.objects)), usable, forms)
 
 
 def finding_of(fault: Fault, file: str, part: str, picture: str | None = None) -> Finding:

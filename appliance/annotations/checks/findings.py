@@ -83,6 +83,9 @@ DEFECTS: dict[str, Defect] = {
     "boxes-as-corners": Defect(
         "error", "COCO boxes written as corners instead of width and height", "part left out"
     ),
+    "boxes-as-shares": Defect(
+        "error", "boxes written as shares of the picture instead of pixels", "part left out"
+    ),
     "box-over-edge": Defect("warning", "a box that reaches outside its picture", "box clipped"),
     "object-doubled": Defect("warning", "an object annotated twice", "second one dropped"),
     "object-contradicted": Defect("warning", "two labels for one box"),

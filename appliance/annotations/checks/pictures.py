@@ -52,6 +52,7 @@ class Inspected:
         digest: Of its picture, None if that cannot be read.
         labels: Of its objects, in their order.
         usable: Which of its objects a model can be trained with.
+        size_hw: Of the upright picture, None if it cannot be read.
     """
 
     entry: Entry
@@ -59,6 +60,7 @@ class Inspected:
     digest: PictureDigest | None
     labels: tuple[str, ...] = ()
     usable: tuple[bool, ...] = ()
+    size_hw: tuple[int, int] | None = None
 
 
 def inspect_entry(entry: Entry, *, part: str, input_size: InputSize) -> Inspected:
@@ -96,7 +98,8 @@ def inspect_entry(entry: Entry, *, part: str, input_size: InputSize) -> Inspecte
         found, usable = _inspect_annotation(annotation, header, entry, part, input_size)
         findings += found
         digest = replace(digest, objects=_hash_objects(annotation))
-    return Inspected(entry, tuple(findings), digest, labels, usable)
+    size_hw = None if header is None else header.size_hw
+    return Inspected(entry, tuple(findings), digest, labels, usable, size_hw)
 
 
 def needs_guessing(annotation: PictureAnnotation, header: PictureHeader) -> bool:

@@ -10,8 +10,8 @@ Only what is certain is repaired; the rest is left out where it is an error, els
 - labels are corrected where only case or spaces differ, misspellings are never guessed. A picture with
   an unknown label is left out: without that object it would teach that the object is background;
 - of doubled pictures the first stays; a picture that is also in a later part stays there alone;
-- a part without any object is left out, and so is one whose COCO boxes are certainly corners: whoever
-  wrote them should write them anew.
+- a part without any object is left out, and so is one whose boxes are certainly shares of the picture, or
+  corners in COCO: whoever wrote them should write them anew.
 
 The source is never touched.
 """
@@ -27,7 +27,7 @@ from functools import partial
 from appliance import storage
 from appliance.annotations.checks.changes import ACTIONS_ON_FAULTS, Change
 from appliance.annotations.checks.entries import finding_of
-from appliance.annotations.checks.findings import counted
+from appliance.annotations.checks.findings import DEFECTS, counted
 from appliance.annotations.checks.repairs_entry import RepairRules, repair_entry
 from appliance.annotations.checks.survey import WHOLE, CheckConfig, FolderPath, Survey
 from appliance.annotations.convert import write_sources
@@ -37,7 +37,7 @@ from appliance.annotations.source import AnnotationSource, Entry, FormatName, Pi
 from appliance.errors import DatasetError
 
 # What keeps a whole part out of the copy although its objects may be sound.
-CODES_OF_LOST_PARTS = ("part-unreadable", "boxes-as-corners")
+CODES_OF_LOST_PARTS = ("part-unreadable", "boxes-as-corners", "boxes-as-shares")
 CHANGES_FILE = "changes.jsonl"  # a .json would be taken for the annotations of a COCO folder
 
 
@@ -82,8 +82,11 @@ def write_repaired(
     check_new_folder(root, not_inside=data)
     sources, changes, labels = _repair_parts(survey, config)
     if not sources:
+        reasons = (f"{item.part}: {DEFECTS[item.code].meaning} [{item.code}]" for item in changes)
         raise DatasetError(
-            "Nothing that can be learnt from is left of the data", where=os.fspath(data)
+            "Nothing that can be learnt from is left of the data",
+            where=os.fspath(data),
+            got="; ".join(reasons),
         )
     kind = next(iter(sources.values())).format
     parts = {None if name == WHOLE else name: source for name, source in sources.items()}

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from appliance.annotations.checks.corners import CODES_OF_BOXES, CornerCounts
 from appliance.annotations.checks.entries import CheckedEntry, check_entry, faults_of_list
 from appliance.annotations.checks.findings import Finding, counted, in_order
 from appliance.annotations.checks.labels import (
@@ -26,6 +25,7 @@ from appliance.annotations.checks.labels import (
 )
 from appliance.annotations.checks.near_duplicates import SeenLooks
 from appliance.annotations.checks.objects import InputSize
+from appliance.annotations.checks.other_forms import CODES_OF_BOXES, OtherForms
 from appliance.annotations.checks.pictures import PictureDigest, text_of_error
 from appliance.annotations.formats.opening import open_source, parts_of
 from appliance.annotations.formats.voc_folder import ANNOTATIONS_DIR, IMAGE_SUBDIRECTORY
@@ -73,8 +73,9 @@ class PartSummary:
     Attributes:
         folder: Where it lies.
         source: What was listed there, None if that failed.
-        pictures: Pictures that can be used.
-        negatives: Those of them without any usable object.
+        pictures: Pictures that a model can be trained with as they are. Of each picture alone: one that is
+            there twice, or in another part too, counts. None where all boxes are of another form.
+        negatives: Those of them that are annotated to show no object.
         objects: Usable objects on them.
     """
 
@@ -139,7 +140,7 @@ def refuse_errors(
             "The data cannot be used",
             where=errors[0].where,
             got=errors[0].what,
-            hint=f"Mend what `appliance data check` lists ({counted(len(errors), 'error')} in all)",
+            hint=f"`appliance data check` lists {counted(len(errors), 'error')}",
         )
 
 
@@ -156,7 +157,7 @@ def survey_dataset(
             labels[name].complete = False
             continue
         findings += faults_of_list(summary.source, summary.folder, name)
-        corners, of_boxes = CornerCounts(), list[Finding]()
+        forms, of_boxes = OtherForms(), list[Finding]()
         for checked in _inspect(name, summary.source, input_size):
             inspected = checked.inspected
             for finding in inspected.findings:
@@ -166,11 +167,15 @@ def survey_dataset(
                 digest, entry = inspected.digest, inspected.entry
                 looks.add(name, str(entry.picture_path), entry.name, digest.pixels, digest.look)
             _count(checked, summary, labels[name])
-            corners += checked.corners
-        if corners.verdict is None:
-            findings += of_boxes
-        else:  # what is wrong with each box follows from that
-            findings.append(Finding("boxes-as-corners", summary.folder, corners.verdict, name))
+            forms += checked.forms
+        if forms.verdict is not None:  # what is wrong with each box follows from that
+            code, what = forms.verdict
+            findings.append(Finding(code, summary.folder, what, name))
+            summary.pictures = summary.negatives = summary.objects = 0
+            for use in labels[name].used.values():
+                use.usable = use.objects  # nothing is wrong with the classes
+            continue
+        findings += of_boxes
         if not summary.objects:
             what = f"has no usable object on {counted(summary.pictures, 'usable picture')}"
             findings.append(Finding("no-objects", summary.folder, what, name))
@@ -225,18 +230,15 @@ def _open(
 
 
 def _inspect(part: str, source: AnnotationSource, input_size: InputSize) -> Iterator[CheckedEntry]:
-    check = partial(
-        check_entry, part=part, input_size=input_size, count_corners=source.format == "coco"
-    )
+    check = partial(check_entry, part=part, input_size=input_size, format=source.format)
     checked = read_in_order(check, source.entries, root=source.root)
     return with_bar(checked, total=len(source.entries), what=f"checking {part}")
 
 
 def _count(checked: CheckedEntry, summary: PartSummary, labels: PartLabels) -> None:
     inspected, entry = checked.inspected, checked.inspected.entry
-    if inspected.digest is not None and entry.annotation_path is not None:
-        summary.pictures += 1
-        summary.negatives += not any(inspected.usable)
+    summary.pictures += checked.usable
+    summary.negatives += checked.usable and not inspected.usable
     summary.objects += sum(inspected.usable)
     for number, label, usable in zip(
         checked.numbers, inspected.labels, inspected.usable, strict=True

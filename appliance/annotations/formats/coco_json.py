@@ -114,8 +114,10 @@ class CocoWriter:
     ) -> tuple[str, bytes] | None:
         """No picture has a file of its own."""
 
-    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> None:
-        """Takes one picture; boxes are of the upright picture, whose size is known."""
+    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> int:
+        """Takes one picture and returns how many objects it has; boxes are of the upright picture, whose size
+        is known.
+        """
         document = self._documents.setdefault(part, {"images": [], "annotations": []})
         height, width = annotation.size_hw or (0, 0)
         image_id = len(document["images"]) + 1
@@ -137,6 +139,7 @@ class CocoWriter:
             if item.truncated:
                 written["truncated"] = 1
             document["annotations"].append(written)
+        return len(annotation.objects)
 
     def last_files(self) -> Iterator[tuple[str, bytes]]:
         """The documents: path below the folder and content."""

@@ -107,8 +107,10 @@ class CsvWriter:
     ) -> tuple[str, bytes] | None:
         """No picture has a file of its own."""
 
-    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> None:
-        """Takes one picture; boxes are of the upright picture, whose size is known."""
+    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> int:
+        """Takes one picture and returns how many objects it has; boxes are of the upright picture, whose size
+        is known.
+        """
         if part not in self._tables:
             self._tables[part] = io.StringIO()
             csv.writer(self._tables[part], lineterminator="\n").writerow(COLUMNS)
@@ -120,6 +122,7 @@ class CsvWriter:
             table.writerow([image, item.label, *map(plain_number, item.box_xyxy), *flags, *size])
         if not annotation.objects:
             table.writerow([image, *[""] * (len(COLUMNS) - 3), *size])
+        return len(annotation.objects)
 
     def last_files(self) -> Iterator[tuple[str, bytes]]:
         """The tables: path below the folder and content."""

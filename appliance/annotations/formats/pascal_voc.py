@@ -149,9 +149,10 @@ class VocWriter:
         xml = to_xml(PictureAnnotation(objects, annotation.size_hw, name))
         return f"{folder}/{stem(file_name)}.xml", xml
 
-    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> None:
-        """Counts one picture."""
+    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> int:
+        """Counts one picture; returns how many objects it has."""
         self._crowds += sum(item.crowd for item in annotation.objects)
+        return len(annotation.objects)
 
     def last_files(self) -> Iterator[tuple[str, bytes]]:
         """Nothing is left to write."""

@@ -113,9 +113,7 @@ class YoloWriter:
         """
         height, width = annotation.size_hw or (0, 0)
         lines: list[str] = []
-        for item in annotation.objects:
-            if item.crowd:
-                continue  # YOLO would learn it as one object
+        for item in _written(annotation):
             x1, y1, x2, y2 = item.box_xyxy
             shares = (
                 (x1 + x2) / 2 / width,
@@ -128,11 +126,12 @@ class YoloWriter:
         folder = self.picture_folder(part).replace("images", "labels", 1)
         return f"{folder}/{stem(file_name)}.txt", "".join(lines).encode()
 
-    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> None:
-        """Counts one picture."""
+    def add(self, part: str | None, file_name: str, annotation: PictureAnnotation) -> int:
+        """Counts one picture; returns how many of its objects its text file has."""
         self._parts[part] = None
         for mark in self._losses:
             self._losses[mark] += sum(getattr(item, mark) for item in annotation.objects)
+        return len(_written(annotation))
 
     def last_files(self) -> Iterator[tuple[str, bytes]]:
         """`data.yaml`."""
@@ -145,6 +144,11 @@ class YoloWriter:
             content["val"] = content.pop("valid")  # the word that YOLO looks for
         content["names"] = {number: label for label, number in self._numbers.items()}
         yield "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
+def _written(annotation: PictureAnnotation) -> list[ObjectAnnotation]:
+    """The objects without crowds, each of which YOLO would learn as one object."""
+    return [item for item in annotation.objects if not item.crowd]
 
 
 def _label(text: str, labels: Mapping[int, str]) -> str | None:

@@ -230,7 +230,7 @@ def _error_painter(pascal: PascalResult, counts: ErrorCounts, what: str) -> Pain
             own.remove()
         ax.figure.legend(
             *ax.get_legend_handles_labels(),
-            loc="outside upper center",
+            loc="outside lower center",  # above stands the title of the PNG
             ncols=4,
             frameon=False,
             fontsize=8,

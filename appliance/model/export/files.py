@@ -83,7 +83,7 @@ def export_onnx(
         raise ConfigError(
             "Export to ONNX needs packages that are not installed",
             got=f"no {error.name}",
-            hint="Install them: pip install 'detection-appliance[export]'",
+            hint="Install them: pip install onnx onnxruntime",
         ) from None
     storage.check_writable(out)
     loaded = model_file.load(model_uri)
