@@ -110,8 +110,8 @@ def read_predictions(
     Raises:
         StorageError: The file cannot be read.
         DatasetError: It is no list of detections; or one of them has an unknown picture, no box or no
-            score, and the message says which one; or no box at all has area on its picture; or all boxes
-            are shares of their picture.
+            score, and the message says which one; or most boxes have no area on their picture; or all
+            are shares of it, or corners.
         LabelError: One of them has an unknown class.
     """
     rows = _rows(path)
