@@ -10,6 +10,7 @@
         - ModelFileError: a model file that is none, is damaged or is of a newer format
     - TrainingError: training cannot go on (`NonFiniteLossError` is its best-known case)
         - NonFiniteLossError
+        - TrainingStopped: it was asked to stop, and can go on
     - ServiceError: a cluster or service that cannot be started or reached
 
 A message is one sentence that says what, where, got, expected and the next step, and the parts stay
@@ -114,6 +115,18 @@ class TrainingError(ApplianceError):
 
 class NonFiniteLossError(TrainingError):
     """A loss became NaN or infinite; the message names step, losses and pictures."""
+
+
+class TrainingStopped(TrainingError):  # noqa: N818 - nothing failed
+    """Training was asked to stop and did; its checkpoint was made before this was raised.
+
+    Attributes:
+        step: Steps done.
+    """
+
+    def __init__(self, what: str, *, step: int, **facts: Any) -> None:
+        super().__init__(what, **facts)
+        self.step = step
 
 
 class ServiceError(ApplianceError):

@@ -11,19 +11,17 @@ predictor. Prints a table, then with --json one JSON document last; the same goe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from appliance.errors import ApplianceError
 from appliance.model.device import resolve_device
 from benchmarks.measurement import RESULTS_DIR, write_result
 from benchmarks.model_speed.cases import case_of, spec_of
 from benchmarks.model_speed.compare import Bench
 from benchmarks.model_speed.curve_charts import accuracy_chart, time_chart
-from benchmarks.model_speed.options import add_arguments
+from benchmarks.model_speed.options import add_arguments, run_command
 from benchmarks.model_speed.proposals import Point, Proposals, curve, recommended
 
 PRE_NMS = (1000, 500, 300, 150, 100)
@@ -35,14 +33,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description="AP and time against the number of proposals.")
     add_arguments(parser, name="proposals_curve")
-    options = parser.parse_args()
-    try:
-        result = _run(options)
-    except ApplianceError as error:
-        parser.error(str(error))
-    print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
-    if options.json:
-        print(json.dumps(result))
+    run_command(parser, _run)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from factories import spread_outputs
 from object_stores import gs_host, gs_uri, s3_host, s3_uri  # noqa: F401 - fixtures
+from torchvision_cache import weights_cache  # noqa: F401 - a fixture
 
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.annotations.samples.scenes import make_sample_dataset

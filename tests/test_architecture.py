@@ -36,7 +36,12 @@ MAX_LINES = 400
 
 # Everything but torch, torchvision, numpy, pillow and safetensors: a GPU box that only scores and evaluates.
 BLOCKED = ("ray", "pydantic", "pyarrow", "matplotlib", "defusedxml", "yaml", "fastapi")
-CORE = ("appliance.scoring", "appliance.records", "appliance.evaluation.metrics.average_precision")
+CORE = (
+    "appliance.scoring",
+    "appliance.records",
+    "appliance.detector",
+    "appliance.evaluation.metrics.average_precision",
+)
 BLOCKER = f"""
 import importlib, json, sys
 
@@ -54,7 +59,7 @@ OFFENCES = {
     "appliance/images/decoding.py": "import ray",
     "serve_app/app.py": "import appliance.annotations.dataset",
     "appliance/scoring.py": "import appliance.training.config",
-    "appliance/detector.py": "import serve_app.settings",
+    "appliance/detector/faster_rcnn.py": "import serve_app.settings",
     "jobs/__init__.py": "import benchmarks",
 }
 
@@ -115,27 +120,27 @@ def test_every_room_of_the_library_has_a_layer():
     assert set(re.findall(r"appliance\.(\w+)", layers)) >= rooms
 
 
-def test_the_core_imports_without_the_big_libraries():
+def test_the_core_imports_and_scores_pictures_without_the_big_libraries(tiny_model_path, tmp_path):
     modules = (ROOT / "appliance" / "model").glob("*.py")
     names = [*CORE, *sorted(f"appliance.model.{path.stem}" for path in modules)]
     assert "appliance.model.predictor" in names
-    run_python(BLOCKER + "[importlib.import_module(name) for name in sys.argv[1:]]", *names)
-
-
-def test_the_core_scores_pictures_without_the_big_libraries(tiny_model_path, tmp_path):
     picture = tmp_path / "a.jpg"
     picture.write_bytes(factories.jpeg_bytes())
     program = """
 from pathlib import Path
-from appliance.scoring import ImageScorer
-model, picture = sys.argv[1:]
+model, picture, *names = sys.argv[1:]
+for name in names:
+    importlib.import_module(name)
+from appliance import FasterRCNN, ImageScorer
 scorer = ImageScorer.load(model)
 records = scorer.score([(picture, Path(picture).read_bytes()), ("broken", b"no picture")])
-print(json.dumps([record.to_row() for record in records]))
+of_detector = FasterRCNN.load(model, device="cpu").score(picture)
+print(json.dumps([*(record.to_row() for record in records), of_detector]))
 """
-    scored, broken = json.loads(run_python(BLOCKER + program, str(tiny_model_path), str(picture)))
+    printed = run_python(BLOCKER + program, str(tiny_model_path), str(picture), *names)
+    scored, broken, of_detector = json.loads(printed)
     assert (scored["width_px"], scored["height_px"], scored["error"]) == (96, 64, None)
-    assert scored["detections"]
+    assert len(scored["detections"]) == of_detector["num_detections"] > 0
     assert broken["error_kind"] == "unreadable"
 
 

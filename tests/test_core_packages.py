@@ -19,18 +19,33 @@ import importlib.util, json, sys
 from pathlib import Path
 
 sys.path[:0] = sys.argv[1:3]
+import torch, torchvision
+from appliance import FasterRCNN, ImageScorer
 from appliance.images.decoding import decode_image
 from appliance.model.predictor import Predictor
-from appliance.scoring import ImageScorer
 
-model, picture = sys.argv[3:]
+model, picture, cache = sys.argv[3:]
 data = Path(picture).read_bytes()
 found = Predictor.load(model, device="cpu").predict([decode_image(data, source=picture)])[0]
 record = ImageScorer.load(model).score([(picture, data)])[0]
+detector = FasterRCNN.load(model, device="cpu")
+
+# torchvision's cache, filled with random weights of the right names and shapes.
+architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
+url = torchvision.models.get_model_weights(architecture).DEFAULT.url
+network = torchvision.models.get_model(architecture, weights=None, weights_backbone=None)
+torch.hub.set_dir(cache)
+(Path(cache) / "checkpoints").mkdir()
+torch.save(network.state_dict(), Path(cache) / "checkpoints" / url.rpartition("/")[2])
+pretrained = FasterRCNN.pretrained("coco", architecture=architecture, score_threshold=0.0, device="cpu")
+
 others = ("ray", "pyarrow", "pydantic", "yaml", "typer", "matplotlib", "defusedxml", "onnx")
 print(json.dumps({
     "predicted": len(found),
     "scored": len(record.to_row()["detections"]),
+    "detected": len(detector.detect(picture)),
+    "of_the_detector": detector.score(picture)["num_detections"],
+    "of_a_pretrained_one": pretrained.score([picture])[0]["num_detections"],
     "installed": [name for name in others if importlib.util.find_spec(name)],
 }))
 """
@@ -65,11 +80,14 @@ def test_the_core_loads_and_predicts_with_five_packages(
     done = subprocess.run(
         # Without the installed packages of this Python (-S) and whatever the environment adds (-I).
         [sys.executable, "-I", "-S", "-c", PROGRAM]
-        + [str(path) for path in (ROOT, five_packages, tiny_model_path, picture)],
+        + [str(path) for path in (ROOT, five_packages, tiny_model_path, picture, tmp_path)],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["installed"] == []
-    assert result["predicted"] == result["scored"] > 0
+    counts = [result[side] for side in ("predicted", "scored", "detected", "of_the_detector")]
+    assert counts[0] > 0
+    assert counts == counts[:1] * 4
+    assert result["of_a_pretrained_one"] > 0

@@ -14,7 +14,9 @@ from appliance import FasterRCNN, ObjectDetectionDataset
 from appliance.detections import Detections
 from appliance.errors import ConfigError, ImageError, LabelError, ModelFileError
 from appliance.images.decoding import decode_image
+from appliance.model import model_file
 from appliance.model.predictor import Predictor
+from appliance.training.config import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +62,10 @@ def test_evaluate_answers_with_the_keys_of_the_contract(trained, tiny_scenes_dir
 
 
 @pytest.mark.parametrize("dataset", [None, "data/test", []])
-def test_what_is_no_data_set_cannot_be_evaluated_on(trained, dataset) -> None:
+@pytest.mark.parametrize("use", [FasterRCNN.train, FasterRCNN.evaluate], ids=["train", "evaluate"])
+def test_what_is_no_data_set_is_refused(trained, use, dataset) -> None:
     with pytest.raises(ConfigError, match="This is no data set") as caught:
-        trained.evaluate(dataset)
+        use(trained, dataset)
     assert f"got {dataset!r}, expected an ObjectDetectionDataset" in str(caught.value)
 
 
@@ -121,6 +124,28 @@ def test_stages_after_the_first_rate_are_obeyed(tiny_scenes, tiny_model_path, tm
     assert [json.loads(line)["learning_rate"] for line in lines] == [0.01, 0.001, 0.0001]
     with pytest.raises(ConfigError, match="step1, learning_rate1"):
         detector.train(tiny_scenes, num_steps=1, step1=1)
+
+
+def test_a_configuration_decides_what_the_call_leaves_open(
+    tiny_scenes, tiny_model_path, tmp_path
+) -> None:
+    config = TrainingConfig(steps=1, batch_size=3, learning_rate=0.004)
+    detector = FasterRCNN(
+        tiny_scenes.labels, init=str(tiny_model_path), run_dir=tmp_path, device="cpu"
+    )
+    detector.train(
+        tiny_scenes,
+        config=config,
+        initial_learning_rate=0.002,
+        validation=tiny_scenes,
+        progress=False,
+    )
+    detector.save(tmp_path / "m.safetensors")
+    used = model_file.load(str(tmp_path / "m.safetensors")).info.training
+    assert (used["steps"], used["batch_size"], used["learning_rate"]) == (1, 3, 0.002)
+    (validated,) = (tmp_path / "validation.jsonl").read_text().splitlines()
+    assert json.loads(validated)["step"] == 1
+    assert 0 <= json.loads(validated)["map_50"] <= 1
 
 
 def test_without_a_network_training_starts_from_random_weights_and_says_so(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,12 @@ def model_path(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def predictor(model_path) -> Predictor:
+    """The detector itself."""
+    return Predictor.load(str(model_path), device="cpu")
+
+
+@pytest.fixture(scope="module")
 def files(model_path, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
     export_onnx(str(model_path), str(folder / "m.onnx"))
@@ -46,13 +53,17 @@ def files(model_path, tmp_path_factory) -> dict[str, Path]:
     return {"onnx": folder / "m.onnx", "torchscript": folder / "m.pt"}
 
 
-def runner(path: Path):
-    """What gives the outputs of a file, as a user would make it."""
-    if path.suffix == ".onnx":
-        session = onnxruntime.InferenceSession(str(path))
-        return lambda images: session.run(None, {"images": images})
-    module = torch.jit.load(str(path))
-    return lambda images: [output.numpy() for output in module(torch.from_numpy(images))]
+@pytest.fixture(scope="module")
+def runners(files) -> dict[str, Callable[[np.ndarray], list[np.ndarray]]]:
+    """What gives the outputs of each file, as a user would make it."""
+    session = onnxruntime.InferenceSession(str(files["onnx"]))
+    module = torch.jit.load(str(files["torchscript"]))
+    return {
+        "onnx": lambda images: session.run(None, {"images": images}),
+        "torchscript": lambda images: [
+            output.numpy() for output in module(torch.from_numpy(images))
+        ],
+    }
 
 
 def noise(batch: int, height: int, width: int) -> np.ndarray:
@@ -66,11 +77,10 @@ def noise(batch: int, height: int, width: int) -> np.ndarray:
     "shape", [(1, 1, 1), (2, 64, 64), (5, 90, 300), (1, 31, 700), (3, 640, 33)], ids=str
 )
 def test_any_batch_of_any_size_gets_the_detectors_answers(
-    files, model_path, kind: str, shape: tuple[int, int, int]
+    runners, predictor, kind: str, shape: tuple[int, int, int]
 ) -> None:
     images = noise(*shape)
-    predictor = Predictor.load(str(model_path), device="cpu")
-    boxes, scores, class_ids, counts = runner(files[kind])(images)
+    boxes, scores, class_ids, counts = runners[kind](images)
     assert boxes.shape == (shape[0], 90, 4)
     for index, image in enumerate(images):
         expected = predictor.predict([DecodedImage(torch.from_numpy(image), shape[1:])])[0]
@@ -85,8 +95,7 @@ def test_any_batch_of_any_size_gets_the_detectors_answers(
         assert not scores[index, counts[index] :].any()
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
-def test_nothing_found_is_a_normal_answer(model_path, tmp_path, kind: str) -> None:
+def test_nothing_found_is_a_normal_answer(model_path) -> None:
     loaded = model_file.load(str(model_path))
     graph = DetectorGraph(loaded.network, loaded.spec.with_settings(score_threshold=0.999))
     with torch.inference_mode():
@@ -163,8 +172,10 @@ def test_a_file_that_answers_otherwise_is_not_written(
         return (boxes + 2, *rest)
 
     monkeypatch.setattr(DetectorGraph, "forward", wrong)
-    with pytest.raises(ModelFileError, match="gives other answers than the detector"):
-        export(str(model_path), str(tmp_path / "m.out"))
+    with pytest.raises(
+        ModelFileError, match="gives other answers than the detector.* on 2 pictures"
+    ):
+        export(str(model_path), str(tmp_path / "m.out"), pictures=parity.drawn_pictures()[4:6])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,7 +184,11 @@ def test_a_model_that_finds_nothing_cannot_be_checked(model_path, tmp_path) -> N
     spec = loaded.spec.with_settings(score_threshold=0.999)
     model_file.save(str(tmp_path / "blind.safetensors"), loaded.network, spec)
     with pytest.raises(ModelFileError, match="finds nothing on these pictures.*--pictures"):
-        export_torchscript(str(tmp_path / "blind.safetensors"), str(tmp_path / "blind.pt"))
+        export_torchscript(
+            str(tmp_path / "blind.safetensors"),
+            str(tmp_path / "blind.pt"),
+            pictures=parity.drawn_pictures()[4:6],
+        )
     assert not (tmp_path / "blind.pt").exists()
 
 
@@ -183,43 +198,36 @@ def test_without_the_extra_there_is_one_sentence(model_path, tmp_path, monkeypat
         export_onnx(str(model_path), str(tmp_path / "m.onnx"))
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", main.__name__, "models", "export", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_the_command_checks_on_pictures_of_the_user_and_says_what_it_found(
-    model_path, tmp_path
+    run_appliance, model_path, tmp_path, capsys
 ) -> None:
     for index in range(2):
         (tmp_path / f"{index}.jpg").write_bytes(jpeg_bytes())
     out = tmp_path / "m.pt"
-    done = command(
-        str(model_path),
-        *("--format", "torchscript", "--out", str(out), "--pictures", str(tmp_path), "--json"),
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
+    export = ("models", "export", model_path, "--format", "torchscript", "--out", out)
+    assert run_appliance(*export, "--pictures", tmp_path, "--json") == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["path"] == str(out)
     assert document["parity"]["pictures"] == 2
     assert document["parity"]["detections"] > 0
     assert document["size_bytes"] == out.stat().st_size
+    (tmp_path / "empty").mkdir()
+    assert run_appliance(*export, "--pictures", tmp_path / "empty") == 1
+    assert capsys.readouterr().err.startswith("error: No pictures there")
 
 
 def test_the_command_writes_beside_the_model_unless_told_otherwise(model_path, tmp_path) -> None:
+    """In a process of its own: torch warns there of what it has not warned of here before."""
     model = tmp_path / "copy.safetensors"
     model.write_bytes(model_path.read_bytes())
-    done = command(str(model))
+    done = subprocess.run(
+        [sys.executable, "-m", main.__name__, "models", "export", str(model)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "detections compared" in done.stdout
-    assert (tmp_path / "copy.onnx").exists()
     assert done.stderr == ""
-    (tmp_path / "empty").mkdir()
-    none = command(str(model), "--pictures", str(tmp_path / "empty"))
-    assert none.returncode == 1
-    assert none.stderr.startswith("error: No pictures there")
-    assert torchvision.__version__ in (onnx.load(tmp_path / "copy.onnx").metadata_props[0].value)
+    written = onnx.load(tmp_path / "copy.onnx")
+    assert torchvision.__version__ in written.metadata_props[0].value

@@ -20,6 +20,7 @@ import torch
 from appliance.detections import Detections
 from appliance.images.decoding import DecodedImage, decode_image
 from appliance.model.faster_rcnn import build_network
+from benchmarks import proposals_curve
 from benchmarks.model_speed.cases import TrainingStage, case_of, spec_of
 from benchmarks.model_speed.memory import peak_memory
 from benchmarks.model_speed.options import architectures, counts
@@ -75,14 +76,6 @@ def plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def run_benchmark(module: str, arguments, absent=()) -> dict:
-    """The JSON document that a benchmark prints last, in a Python that cannot import some modules."""
-    command = [sys.executable, "-c", BARE_PYTHON, json.dumps([list(absent), module, arguments])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
@@ -109,7 +102,12 @@ def test_the_benchmark_runs_with_only_torch_torchvision_numpy_pillow_and_safeten
     assert {"torch", "torchvision", "numpy", "PIL", "safetensors"}.isdisjoint(absent)
     arguments = ["--arch", "compact", "--device", "cpu", "--batch", "1,4", "--quick", "--json"]
     arguments += ["--rounds", "3", "--cache", str(cache_dir), "--folder", str(tmp_path)]
-    printed = run_benchmark("benchmarks.model_speed", arguments, sorted(absent))
+    given = json.dumps([sorted(absent), "benchmarks.model_speed", arguments])
+    done = subprocess.run(
+        [sys.executable, "-c", BARE_PYTHON, given], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
     assert [(one["arch"], one["device"], one["batch"]) for one in printed["results"]] == [
         (COMPACT, "cpu", 1),
         (COMPACT, "cpu", 4),
@@ -127,10 +125,12 @@ def test_the_benchmark_runs_with_only_torch_torchvision_numpy_pillow_and_safeten
     assert "ray" not in written["versions"]
 
 
-def test_the_proposals_curve_runs_and_draws_its_charts(cache_dir, tmp_path):
+def test_the_proposals_curve_runs_and_draws_its_charts(cache_dir, tmp_path, monkeypatch, capsys):
     arguments = ["--arch", "compact", "--device", "cpu", "--quick", "--json"]
     arguments += ["--cache", str(cache_dir), "--folder", str(tmp_path)]
-    printed = run_benchmark("benchmarks.proposals_curve", arguments)
+    monkeypatch.setattr(sys, "argv", ["proposals_curve", *arguments])
+    proposals_curve.main()
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     (result,) = printed["results"]
     assert [(p["pre_nms"], p["post_nms"]) for p in result["points"]] == [(100, 50), (20, 10)]
     assert result["recommended"] in result["points"]
@@ -285,6 +285,14 @@ def test_peak_memory_is_that_of_the_block():
 def test_an_unknown_architecture_is_named(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is none of fasterrcnn_compact"):
         architectures(text)
+
+
+def test_a_mistake_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["proposals_curve", "--device", "abacus"])
+    with pytest.raises(SystemExit) as stopped:
+        proposals_curve.main()
+    assert stopped.value.code == 2
+    assert "abacus" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_architectures_go_with_and_without_their_prefix():

@@ -61,23 +61,23 @@ def test_equals_torchvision_on_a_picture_that_needs_no_resizing() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("size_hw", [(128, 192), (300, 211), (50, 90)])
-def test_exact_is_torchvision_and_fast_is_near_it(
-    architecture: str, size_hw: tuple[int, int]
-) -> None:
+def test_exact_is_torchvision_and_fast_is_near_it(architecture: str) -> None:
     spec = small_spec(architecture)
     network = network_with_something_to_say(spec)
-    image = picture(*size_hw)
-    with torch.no_grad():
-        expected = network([image.pixels.float() / 255])[0]
-    exact = Predictor(network, spec, device="cpu", exact=True).predict([image])[0]
-    keep = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(1)
-    np.testing.assert_array_equal(exact.boxes_xyxy, expected["boxes"][keep])
-    np.testing.assert_array_equal(exact.scores, expected["scores"][keep])
-    np.testing.assert_array_equal(exact.class_ids, expected["labels"][keep])
-    fast = Predictor(network, spec, device="cpu").predict([image])[0]
-    assert len(fast) == len(exact) > 10
-    assert_near(fast, exact)
+    exactly = Predictor(network, spec, device="cpu", exact=True)
+    fast = Predictor(network, spec, device="cpu")
+    for size_hw in ((128, 192), (300, 211), (50, 90)):
+        image = picture(*size_hw)
+        with torch.no_grad():
+            expected = network([image.pixels.float() / 255])[0]
+        exact = exactly.predict([image])[0]
+        keep = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(1)
+        np.testing.assert_array_equal(exact.boxes_xyxy, expected["boxes"][keep])
+        np.testing.assert_array_equal(exact.scores, expected["scores"][keep])
+        np.testing.assert_array_equal(exact.class_ids, expected["labels"][keep])
+        found = fast.predict([image])[0]
+        assert len(found) == len(exact) > 10
+        assert_near(found, exact)
 
 
 def assert_near(found: Detections, expected: Detections) -> None:
@@ -125,6 +125,16 @@ def test_boxes_lie_within_pictures_of_odd_sizes(
     assert found.size_hw == size_hw  # Detections refuses boxes outside
 
 
+@pytest.fixture(scope="module")
+def by_fours_and_alone(tiny_model_path) -> tuple[Predictor, Predictor]:
+    """Two predictors of one model: four pictures at once, and one."""
+    path = str(tiny_model_path)
+    return (
+        Predictor.load(path, device="cpu", batch_size=4),
+        Predictor.load(path, device="cpu", batch_size=1),
+    )
+
+
 @settings(max_examples=6, deadline=None)
 @given(
     sizes_hw=st.lists(
@@ -133,10 +143,9 @@ def test_boxes_lie_within_pictures_of_odd_sizes(
     random=st.randoms(use_true_random=False),
 )
 def test_company_order_and_batch_size_change_no_more_than_rounding(
-    tiny_model_path, sizes_hw: list[tuple[int, int]], random
+    by_fours_and_alone, sizes_hw: list[tuple[int, int]], random
 ) -> None:
-    together = Predictor.load(str(tiny_model_path), device="cpu", batch_size=4)
-    alone = Predictor.load(str(tiny_model_path), device="cpu", batch_size=1)
+    together, alone = by_fours_and_alone
     # Two sizes that share a batch, and one of each drawn.
     pictures = [picture(*size_hw, seed) for seed, size_hw in enumerate([(96, 97), (96, 98)])]
     pictures += [picture(*size_hw, seed) for seed, size_hw in enumerate(sizes_hw[:14])]

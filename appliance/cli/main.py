@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from appliance.cli import compare, data, demo, evaluate, models, score, serve, train
+from appliance.cli import compare, data, demo, evaluate, models, runs, score, serve, train, tune
 from appliance.errors import ApplianceError
 
 _EXIT_CTRL_C = 130
@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("runs")(runs.runs)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("score")(score.score)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,56 +18,107 @@ from appliance.cli.options import (
     OnePartArgument,
     Quiet,
 )
-from appliance.cli.tables import print_json
-from appliance.cli.training_settings import ConfigOption, training_settings
-from appliance.model.spec import COMPACT
+from appliance.cli.plan_view import dry_run_rows, show_plan
+from appliance.cli.tables import print_json, print_table
+from appliance.cli.training_data import read_training_data
+from appliance.cli.training_options import (
+    ArchitectureOption,
+    BackboneOption,
+    BatchSizeOption,
+    CheckOption,
+    EpochsOption,
+    InitOption,
+    SeedOption,
+    ShorterSideOption,
+    StepsOption,
+    ValidationOption,
+)
+from appliance.cli.training_settings import ConfigOption, SetOption, read_settings
+
+if TYPE_CHECKING:
+    from appliance.training.plan import TrainingPlan
+
+_EXIT_SIGTERM = 143
 
 
 def train(
     data: OnePartArgument,
     out: Annotated[str, typer.Option(help="Model file to write.")] = "model.safetensors",
+    validation: ValidationOption = None,
     data_format: FormatOption = "auto",
     images: ImagesOption = None,
-    init: Annotated[
-        str, typer.Option(help="Starting weights: none, imagenet, coco, or a file.")
-    ] = "none",
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; by default 30 pictures' worth each.")
-    ] = None,
-    batch_size: Annotated[
+    init: InitOption = "none",
+    steps: StepsOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    accumulation_steps: Annotated[
         int | None,
-        typer.Option(help="Pictures a step over all workers; default 2, or 1 with --init."),
+        typer.Option(help="Parts in which a step computes its pictures; default by the memory."),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    learning_rate_scaling: Annotated[
+        str | None, typer.Option(help="With the batch size: none, linear or sqrt; default none.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="cosine, one_cycle or constant; default cosine.")
+    ] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="Average the weights over the steps, 0..1; default not.")
+    ] = None,
+    frozen_stages: Annotated[
+        int | None, typer.Option(help="First stages of the backbone that stay as they are, 0 to 3.")
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto, float32 or bfloat16; default auto.")
+        str | None, typer.Option(help="auto, float32, bfloat16 or float16; default auto.")
     ] = None,
-    architecture: Annotated[str, typer.Option(help="Network to train.")] = COMPACT,
-    backbone: Annotated[
-        str | None, typer.Option(help="Backbone of the compact network; default resnet18.")
+    skip_bad_batches: Annotated[
+        int | None,
+        typer.Option(help="Go on so often after a loss that is not finite; default never."),
     ] = None,
-    shorter_side: Annotated[
-        int | None, typer.Option(help="Pictures enter the network with this shorter side, pixels.")
+    architecture: ArchitectureOption = None,
+    backbone: BackboneOption = None,
+    shorter_side: ShorterSideOption = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between validations; default a tenth of the run.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers.")] = 1,
+    validation_metric: Annotated[
+        str | None, typer.Option(help="map_50 or coco_ap; default map_50.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many validations without a better one; default never."),
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(metavar="N|MIN:MAX", help="Ray Train workers; MIN:MAX is elastic.")
+    ] = "1",
     use_gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")] = False,
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, order and augmentation; default 0.")
+    loader_workers: Annotated[
+        int | None, typer.Option(help="Processes of each worker that decode ahead; default 0.")
     ] = None,
+    seed: SeedOption = None,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; default 100.")
     ] = None,
+    keep_checkpoints: Annotated[
+        int | None, typer.Option(help="So many of the last are kept, and the best; default 2.")
+    ] = None,
     config: ConfigOption = None,
+    assignments: SetOption = None,
     run_dir: Annotated[
         str | None, typer.Option(help="Folder for metrics and checkpoints; default below runs/.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --run-dir.")
     ] = False,
-    check: Annotated[
-        bool, typer.Option(help="Look at every picture before training for defects.")
-    ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show plan, time and memory from ten steps; write nothing."),
+    ] = False,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Also show the run in the MLflow there.")
+    ] = None,
+    check: CheckOption = True,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -76,80 +128,147 @@ def train(
     Example: appliance train data/train --init mobilenet_v2.safetensors --out fridge.safetensors
     """
     from appliance import storage
-    from appliance.annotations.checks.survey import CheckConfig, refuse_errors
-    from appliance.annotations.dataset import ObjectDetectionDataset
-    from appliance.annotations.formats.opening import open_source
-    from appliance.errors import ConfigError, DatasetError
+    from appliance.errors import ConfigError, TrainingStopped
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.training import Workers, check_run, train_to_file
+    from appliance.training.mlflow_tracking import tracked
     from appliance.training.plan import plan_training
+    from appliance.training.runs import recorded
 
     if resume and run_dir is None:
         raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
-    settings = training_settings(
+    on_workers = Workers.parse(workers, use_gpu=use_gpu)
+    settings = read_settings(
         init,
         config,
         {
             "steps": steps,
+            "epochs": epochs,
             "batch_size": batch_size,
+            "accumulation_steps": accumulation_steps,
             "learning_rate": learning_rate,
+            "learning_rate_scaling": learning_rate_scaling,
+            "schedule": schedule,
             "optimizer": optimizer,
+            "ema_decay": ema_decay,
+            "frozen_stages": frozen_stages,
             "precision": precision,
+            "skip_bad_batches": skip_bad_batches,
+            "validate_every_steps": validate_every,
+            "validation_metric": validation_metric,
+            "patience": patience,
+            "loader_workers": loader_workers,
             "seed": seed,
             "checkpoint_every_steps": checkpoint_every,
+            "keep_checkpoints": keep_checkpoints,
         },
+        network_flags={
+            "architecture": architecture,
+            "backbone": backbone,
+            "shorter_side_px": shorter_side,
+        },
+        assignments=assignments or (),
     )
-    if check:
-        try:
-            refuse_errors(
-                {"train": data}, config=CheckConfig(format=data_format, images_root=images)
-            )
-        except DatasetError:
-            # What is no single part of data, or is not there, has a sentence of its own.
-            open_source(data, data_format, images_root=images)
-            raise
-    dataset = ObjectDetectionDataset.read(data, format=data_format, images_root=images)
+    dataset, held_out = read_training_data(
+        data, validation, data_format=data_format, images_root=images, check=check
+    )
+    validation_images = () if held_out is None else held_out.images
+    device = "auto" if use_gpu else "cpu"
     plan = plan_training(
         dataset.label_map,
         images=len(dataset),
         dataset_digest=dataset.digest(),
-        config=settings,
+        config=settings.training,
         init=init,
-        architecture=architecture,
-        backbone=backbone,
-        shorter_side_px=shorter_side,
+        pictures=dataset.images,
+        validation_images=len(validation_images),
+        open_settings=settings.open_settings,
+        workers=on_workers.count,
+        device=device,
+        **settings.network,
     )
+    if resume and "accumulation_steps" in settings.open_settings:
+        plan = _in_parts_as_before(plan, str(run_dir))
+    if not quiet:
+        show_plan(plan)
+    if dry_run:
+        from appliance.training import dry_run as dry
+
+        if not quiet:
+            print(f"Measuring {dry.STEPS} steps ...", file=sys.stderr)
+        found = dry.dry_run(
+            plan,
+            dataset.images,
+            validation=validation_images,
+            device=device,
+            workers=on_workers.count,
+        )
+        if json:
+            print_json({**asdict(found), "plan": plan.to_json()})
+            return
+        print_table(("dry run", "value"), dry_run_rows(found, plan))
+        print("Nothing was trained or written.")
+        return
     unique = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-    folder = Path(run_dir) if run_dir else Path("runs") / unique
-    on_workers = Workers(workers, use_gpu)
+    folder = run_dir or storage.join("runs", unique)
     check_run(plan, folder, on_workers, resume=resume)
     storage.check_writable(out)
-    connect(address)
-    trained = train_to_file(
-        plan,
-        dataset.images,
-        folder,
-        out,
-        workers=on_workers,
-        resume=resume,
-        progress=not quiet,
-    )
-    document = {
+    try:
+        with tracked(mlflow, plan, folder), recorded(folder, out):
+            connect(address)
+            trained = train_to_file(
+                plan,
+                dataset.images,
+                folder,
+                out,
+                validation=validation_images,
+                workers=on_workers,
+                resume=resume,
+                progress=not quiet,
+            )
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(_EXIT_SIGTERM)
+    outcome = trained.outcome
+    document: dict[str, Any] = {
         "model": out,
         "version": trained.version,
-        "run_dir": str(folder),
+        "run_dir": folder,
         "steps": plan.steps,
         "images": len(dataset),
         "labels": list(plan.spec.labels),
         "train_wall_s": round(trained.wall_s, 2),
         "final_loss": trained.final_loss,
+        **asdict(outcome),
+        "plan": plan.to_json(),
     }
     if json:
         print_json(document)
         return
+    early = f", stopped early, of {plan.steps}" if outcome.stopped_early else ""
     print(
-        f"Wrote {out} (version {trained.version}) after {plan.steps} steps in {trained.wall_s:.0f} s."
+        f"Wrote {out} (version {trained.version}) after {outcome.step} steps{early} "
+        f"in {trained.wall_s:.0f} s."
     )
-    print(f"Curves:   tensorboard --logdir {folder / 'train'}")
+    if outcome.best_metric is not None:
+        print(
+            f"Best:     {plan.config.validation_metric} {outcome.best_metric:.4f} "
+            f"after step {outcome.best_step}"
+        )
+    print(f"Curves:   tensorboard --logdir {storage.join(folder, 'train')}")
     print(f"Evaluate: appliance evaluate {out} TEST_DATA")
     print(f"Score:    appliance score {out} PICTURES OUTPUT")
+
+
+def _in_parts_as_before(plan: TrainingPlan, run_dir: str) -> TrainingPlan:
+    """The plan with the batch divided as when the run began: other parts would round other sums.
+
+    How much memory is free today must not change what a run that goes on learns.
+    """
+    from appliance.training.run_folder import RunFolder
+
+    with RunFolder(run_dir) as folder:
+        if not folder.begun():
+            return plan  # that there is nothing to go on with is told later
+        before = folder.read_plan().config.accumulation_steps
+    return replace(plan, config=replace(plan.config, accumulation_steps=before))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,9 @@ from PIL import Image
 from appliance.evaluation.comparison import Comparison, shrunk
 from appliance.evaluation.evaluate import EvaluationResult
 from appliance.evaluation.report.chart import Chart
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def write_tensorboard(
@@ -42,10 +46,14 @@ def write_tensorboard(
                 pixels_hwc = np.asarray(drawn.convert("RGB"))
             writer.add_image(f"charts/{chart.name}", pixels_hwc, step, dataformats="HWC")
         for comparison in comparisons:
-            pixels_hwc = np.concatenate(
-                [np.asarray(shrunk(view)) for view in (comparison.truth, comparison.prediction)],
-                axis=1,
-            )
-            writer.add_image(
-                f"truth_and_predictions/{comparison.name}", pixels_hwc, step, dataformats="HWC"
-            )
+            add_comparison(writer, comparison, step)
+
+
+def add_comparison(writer: SummaryWriter, comparison: Comparison, step: int) -> None:
+    """Writes one picture: truth on the left, predictions on the right."""
+    pixels_hwc = np.concatenate(
+        [np.asarray(shrunk(view)) for view in (comparison.truth, comparison.prediction)], axis=1
+    )
+    writer.add_image(
+        f"truth_and_predictions/{comparison.name}", pixels_hwc, step, dataformats="HWC"
+    )

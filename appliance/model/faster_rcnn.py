@@ -27,7 +27,6 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 """ImageNet statistics of RGB in 0..1, which every torchvision backbone was trained with."""
 
 STRIDES_PX = (8, 16, 32)
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
 def build_network(spec: ModelSpec) -> FasterRCNN:
@@ -132,7 +131,7 @@ def _build_compact(spec: ModelSpec) -> FasterRCNN:
     return FasterRCNN(
         pyramid,
         rpn_anchor_generator=AnchorGenerator(
-            tuple((size,) for size in spec.anchor_sizes_px), (ASPECT_RATIOS,) * len(levels)
+            tuple((size,) for size in spec.anchor_sizes_px), (spec.anchor_ratios,) * len(levels)
         ),
         box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
         box_head=TwoMLPHead(spec.fpn_channels * 7 * 7, spec.box_head_channels),

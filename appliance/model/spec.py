@@ -55,6 +55,7 @@ class ModelSpec:
         box_head_channels: Width of the box head (compact only).
         anchor_sizes_px: Square root of the anchor areas at strides 8, 16 and 32, in pixels of the
             resized picture (compact only).
+        anchor_ratios: Height by width of the anchors at every stride (compact only).
         proposals_pre_nms: Proposals kept per pyramid level before NMS, at inference.
         proposals_post_nms: Proposals that reach the box head, at inference.
         score_threshold: Detections below are dropped, 0..1.
@@ -74,6 +75,7 @@ class ModelSpec:
     fpn_channels: int = 96
     box_head_channels: int = 256
     anchor_sizes_px: tuple[int, int, int] = (32, 64, 128)
+    anchor_ratios: tuple[float, float, float] = (0.5, 1.0, 2.0)
     proposals_pre_nms: int = 300
     proposals_post_nms: int = 150
     score_threshold: float = 0.05
@@ -95,6 +97,11 @@ class ModelSpec:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
                     f"{name} is out of range", got=getattr(self, name), expected="0..1"
+                )
+        for name in ("anchor_sizes_px", "anchor_ratios"):
+            if not all(0 < value < 8192 for value in getattr(self, name)):
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected="above 0"
                 )
         counts = ("proposals_pre_nms", "proposals_post_nms", "max_detections")
         for name in (*counts, "fpn_channels", "box_head_channels"):

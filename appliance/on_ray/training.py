@@ -1,68 +1,55 @@
 """Training on Ray Train: the same share of a run that `training.run` does here, on workers.
 
-Rank 0 records metrics in the folder of the run and hands checkpoints to Ray, which keeps them there; the
-driver follows the metrics for its progress bar. A worker that dies is started again by Ray and goes on at
-the last checkpoint; a driver that dies is started again with `resume=True`.
+Here is the side of the command: it starts the workers, shows their progress, hands on the wish to stop,
+and reads what they have left in the folder of the run. A worker that dies is started again by Ray and goes on
+at the newest checkpoint; a command that dies is started again with `resume=True`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torchvision.models.detection import FasterRCNN
 
 from appliance import storage
 from appliance.annotations.dataset import AnnotatedImage
-from appliance.errors import ApplianceError, ConfigError, TrainingError
+from appliance.errors import ApplianceError, TrainingError, TrainingStopped
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import ModelInfo
-from appliance.model.weights import NAMED_WEIGHTS
-from appliance.training import checkpoint as checkpoints
-from appliance.training.checkpoint import Checkpoint
-from appliance.training.data import Share
-from appliance.training.engine import StepReport
-from appliance.training.monitor import RunRecorder, TrainingProgress, read_metrics
+from appliance.on_ray.process_environment import variables
+from appliance.on_ray.run_control import start_run_control
+from appliance.on_ray.run_driver import follow
+from appliance.on_ray.training_loop import (
+    GiveUp,
+    WorkerTask,
+    error_of_ours,
+    for_workers,
+    outcome_of,
+    run_worker,
+)
+from appliance.on_ray.workers import Workers as Workers  # part of what this module offers
+from appliance.on_ray.workers import cpus_for_each, room_for
+from appliance.training.engine import TrainingOutcome
+from appliance.training.monitor import TrainingProgress
 from appliance.training.plan import TrainingPlan
-from appliance.training.run import train_share, write_plan
+from appliance.training.run import begin, kept_checkpoint, naming_last
+from appliance.training.run_folder import RunFolder, check_free
 
-logger = logging.getLogger(__name__)
-
-_RAY_RUN = "ray"
-_PROGRESS_INTERVAL_S = 0.25
-# Reports are a barrier paced by the controller's polling; its default of 2 s costs 2 s a checkpoint.
+# How soon Ray notices that workers are lost or done; its own 2 s is a lot of a short run.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-
-
-@dataclass(frozen=True)
-class Workers:
-    """On what to train.
-
-    Attributes:
-        count: Number of workers; every batch is split over them.
-        use_gpu: One GPU each.
-        cpus_each: CPU cores (and threads) of each; None shares out those of the cluster.
-        max_failures: How often a run goes on after losing a worker.
-    """
-
-    count: int = 1
-    use_gpu: bool = False
-    cpus_each: int | None = None
-    max_failures: int = 3
+# How long an elastic run waits for the room of a lost node before it tries with fewer workers.
+_ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
 
 @dataclass(frozen=True)
@@ -73,47 +60,36 @@ class TrainedModel:
         version: Of the model file.
         wall_s: Seconds from the first to the last worker's step, start-up included.
         final_loss: Mean loss of the last tenth of the steps.
+        outcome: How training ended.
     """
 
     version: str
     wall_s: float
     final_loss: float
+    outcome: TrainingOutcome
 
 
-def check_run(plan: TrainingPlan, run_dir: Path, workers: Workers, *, resume: bool) -> None:
+def check_run(
+    plan: TrainingPlan, run_dir: str | os.PathLike[str], workers: Workers, *, resume: bool
+) -> None:
     """Refuses, before any cluster has started, what could only fail on one.
 
     Raises:
         ConfigError: The batch cannot be split over so many workers, `run_dir` holds a run already, or
             none to resume.
+        StorageError: `run_dir` cannot be looked into.
     """
-    if plan.config.batch_size % workers.count:
-        raise ConfigError(
-            "The batch cannot be split evenly over the workers",
-            got=f"batch size {plan.config.batch_size} and {workers.count} workers",
-            hint=f"Choose a batch size that is a multiple of {workers.count}",
-        )
-    begun = (run_dir / _RAY_RUN).exists()
-    if resume and not begun:
-        raise ConfigError(
-            "There is no training run to go on with",
-            where=run_dir,
-            hint="Correct --run-dir, or begin one without --resume",
-        )
-    if begun and not resume:
-        raise ConfigError(
-            "The folder holds a training run already",
-            where=run_dir,
-            hint="Go on with it by --resume, or choose another --run-dir",
-        )
+    workers.check_batch(plan.config.batch_size)
+    check_free(RunFolder(run_dir), resume=resume)
 
 
 def train_to_file(
     plan: TrainingPlan,
     images: Sequence[AnnotatedImage],
-    run_dir: Path,
+    run_dir: str | os.PathLike[str],
     model_uri: str,
     *,
+    validation: Sequence[AnnotatedImage] = (),
     workers: Workers = Workers(),
     resume: bool = False,
     progress: bool = True,
@@ -121,187 +97,144 @@ def train_to_file(
     """Trains on Ray and writes the model file; arguments and errors as in `train_on_ray`."""
     storage.check_writable(model_uri)
     started_s = time.perf_counter()
-    network = train_on_ray(plan, images, run_dir, workers=workers, resume=resume, progress=progress)
+    network, outcome = train_on_ray(
+        plan,
+        images,
+        run_dir,
+        validation=validation,
+        workers=workers,
+        resume=resume,
+        progress=progress,
+    )
     wall_s = time.perf_counter() - started_s
-    losses = [line["loss"] for line in read_metrics(run_dir)]
+    with RunFolder(run_dir) as folder:
+        losses = [line["loss"] for line in folder.fetch_metrics()]
     last = losses[-max(1, len(losses) // 10) :]
-    final_loss = round(sum(last) / len(last), 4)
+    metrics = {"final_loss": round(sum(last) / len(last), 4)}
+    if outcome.best_metric is not None:
+        metrics[plan.config.validation_metric] = outcome.best_metric
     info = ModelInfo(
         training=plan.config.to_json(),
-        metrics={"final_loss": final_loss},
+        metrics=metrics,
         dataset_digest=plan.dataset_digest,
         parent=plan.init,
     )
     version = model_file.save(model_uri, network, plan.spec, info=info)
-    return TrainedModel(version, wall_s, final_loss)
+    return TrainedModel(version, wall_s, metrics["final_loss"], outcome)
 
 
 def train_on_ray(
     plan: TrainingPlan,
     images: Sequence[AnnotatedImage],
-    run_dir: Path,
+    run_dir: str | os.PathLike[str],
     *,
+    validation: Sequence[AnnotatedImage] = (),
     workers: Workers = Workers(),
     resume: bool = False,
     progress: bool = True,
-) -> FasterRCNN:
+) -> tuple[FasterRCNN, TrainingOutcome]:
     """Trains on the Ray cluster this process is connected to.
+
+    While it runs, SIGTERM means: finish the step, save, and end with `TrainingStopped`.
 
     Args:
         plan: What to do.
         images: The training data; every worker must be able to read their files.
-        run_dir: Folder of the run, which all nodes must see: plan, metrics, checkpoints.
+        run_dir: Folder of the run, which all nodes must see, or a place in an object store: plan, metrics,
+            checkpoints.
+        validation: Pictures that training does not see, to find the best step by.
         workers: On what.
         resume: Go on with the run in `run_dir`.
         progress: Show a progress bar.
 
     Returns:
-        The trained network, on the CPU.
+        The trained network, on the CPU: after the best step where it was validated, else after the last
+        one; and how the run ended.
 
     Raises:
         ConfigError: The batch cannot be split over so many workers, or `run_dir` holds a run already.
+        TrainingStopped: It was asked to stop.
+        ServiceError: The cluster has no room for the workers, and does not grow.
         TrainingError: Training cannot go on, also after restarts.
+        ApplianceError: See `training.engine.train`; the hint names the checkpoint to go on from.
     """
-    run_dir = run_dir.absolute()
     check_run(plan, run_dir, workers, resume=resume)
-    os.environ.update(_TRAIN_ENVIRONMENT)
-    write_plan(plan, run_dir)
-    trainer = ray.train.torch.TorchTrainer(
-        _train_loop,
-        train_loop_config={
-            # Workers have a working folder of their own: relative paths would mean something else there.
-            "plan": replace(plan, init=_for_workers(plan.init)).to_json(),
-            "images": ray.put(
-                [replace(i, storage_path=storage.absolute(i.storage_path)) for i in images]
-            ),
-            "run_dir": str(run_dir),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=workers.count,
-            use_gpu=workers.use_gpu,
-            resources_per_worker=_resources(workers),
-        ),
-        run_config=RunConfig(
-            name=_RAY_RUN,
-            storage_path=str(run_dir),
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        result = _fit(trainer, plan.steps, run_dir, progress=progress)
-    except TrainingFailedError as failure:
-        raise _cause(failure, run_dir) from failure
-    if result.checkpoint is None:
-        raise TrainingError("The run left no checkpoint", where=run_dir)
-    with result.checkpoint.as_directory() as folder:
-        state = checkpoints.load(str(Path(folder) / checkpoints.FILE_NAME))
-    network = build_network(plan.spec)
-    network.load_state_dict(state.network_state)
-    return network
-
-
-def _train_loop(loop_config: dict[str, Any]) -> None:
-    """What every worker runs."""
-    plan = TrainingPlan.from_json(loop_config["plan"])
-    run_dir = Path(loop_config["run_dir"])
-    context = ray.train.get_context()
-    share = Share(context.get_world_rank(), context.get_world_size())
-    checkpoint = _latest_checkpoint()
-    first_step = checkpoint.step if checkpoint else 0
-    recorder = RunRecorder(run_dir, first_step) if share.rank == 0 else None
-
-    def on_step(report: StepReport) -> None:
-        if recorder is not None:
-            recorder.on_step(report)
-
-    try:
-        train_share(
-            plan,
-            ray.get(loop_config["images"]),
-            device=str(ray.train.torch.get_device()),
-            share=share,
-            checkpoint=checkpoint,
-            on_step=on_step,
-            on_checkpoint=lambda state: _report(state, share),
+    environment = _TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if workers.is_elastic else {})
+    with (
+        RunFolder(run_dir) as folder,
+        tempfile.TemporaryDirectory(prefix="appliance-train-") as scratch,
+    ):
+        begin(plan, folder, resume=resume)
+        store = folder.checkpoints(plan.config.keep_checkpoints)
+        control = start_run_control()
+        task = WorkerTask(
+            for_workers(plan),
+            ray.put(_for_workers(images)),
+            ray.put(_for_workers(validation)),
+            folder.uri,
+            control,
         )
-    finally:
-        if recorder is not None:
-            recorder.close()
-
-
-def _latest_checkpoint() -> Checkpoint | None:
-    latest = ray.train.get_checkpoint()
-    if latest is None:
-        return None
-    with latest.as_directory() as folder:
-        return checkpoints.load(str(Path(folder) / checkpoints.FILE_NAME))
-
-
-def _report(state: Checkpoint, share: Share) -> None:
-    metrics = {"step": state.step}
-    if share.rank != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints.save(str(Path(folder) / checkpoints.FILE_NAME), state)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _for_workers(init: str) -> str:
-    return init if init in NAMED_WEIGHTS else storage.absolute(init)
-
-
-def _resources(workers: Workers) -> dict[str, float]:
-    cluster_cpus = int(ray.cluster_resources().get("CPU", 1))
-    cpus = workers.cpus_each or max(1, cluster_cpus // workers.count)
-    resources: dict[str, float] = {"CPU": cpus}
-    return {**resources, "GPU": 1} if workers.use_gpu else resources
-
-
-def _fit(
-    trainer: ray.train.torch.TorchTrainer, steps: int, run_dir: Path, *, progress: bool
-) -> ray.train.Result:
-    """Runs the trainer in a thread and follows its metrics file in this one.
-
-    In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process without a
-    word; so it is ours, as everywhere.
-    """
-    outcome: Future[ray.train.Result] = Future()
-
-    def fit() -> None:
+        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        cpus = cpus_for_each(workers, nodes)
+        patience_s = None if room_for(workers, cpus, nodes) else workers.room_timeout_s
+        trainer = _trainer(task, workers, cpus, patience_s, scratch)
         try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
-            outcome.set_exception(error)
-
-    threading.Thread(target=fit, name="ray-train", daemon=True).start()
-    shown = len(read_metrics(run_dir))
-    if shown and progress:
-        logger.info("going on with a run of %d steps so far", shown)
-    with TrainingProgress(steps, enabled=progress) as bar:
-        finished = False
-        while not finished:
-            finished = bool(wait([outcome], timeout=_PROGRESS_INTERVAL_S).done)
-            lines = read_metrics(run_dir)
-            shown = min(
-                shown, len(lines)
-            )  # a resumed run first forgets what came after its checkpoint
-            for line in lines[shown:]:
-                bar.update(line)
-            shown = len(lines)
-    return outcome.result()
+            with variables(environment), TrainingProgress(plan.steps, enabled=progress) as bar:
+                result = follow(trainer.fit, control, bar.update, start_timeout_s=patience_s)
+        except TrainingFailedError as failure:
+            raise _told(failure, folder) from failure
+        except TrainingStopped as stopped:
+            raise naming_last(stopped, store) from None
+        outcome = outcome_of(result.return_value)
+        network = build_network(plan.spec)
+        network.load_state_dict(kept_checkpoint(store, outcome).model_state)
+        return network, outcome
 
 
-def _cause(failure: TrainingFailedError, run_dir: Path) -> ApplianceError:
-    """The error a worker raised, if it is one of ours; else one sentence that says where to look."""
-    for error in getattr(failure, "worker_failures", {}).values():
-        for candidate in (error, getattr(error, "cause", None), error.__cause__):
-            if isinstance(candidate, ApplianceError):
-                return candidate
-    return TrainingError(
-        "Training failed on its workers",
-        where=run_dir,
-        got=str(failure).strip().splitlines()[-1],
-        hint="Go on from the last checkpoint with --resume",
+def _trainer(
+    task: WorkerTask, workers: Workers, cpus: int, patience_s: float | None, scratch: str
+) -> Any:
+    """Ray's trainer; what it calls metrics and checkpoints stays empty, so it keeps nothing of ours."""
+    # Its annotations are those of its first version, which is another class.
+    trainer: Any = ray.train.torch.TorchTrainer
+    scaling: Any = ScalingConfig
+    run: Any = RunConfig
+    failures: Any = FailureConfig
+    return trainer(
+        run_worker,
+        train_loop_config={"task": task},
+        scaling_config=scaling(
+            num_workers=(workers.fewest, workers.count) if workers.is_elastic else workers.count,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if workers.use_gpu else {}),
+        ),
+        run_config=run(
+            name="run",
+            storage_path=scratch,
+            failure_config=failures(
+                max_failures=workers.max_failures,
+                # One for each minute without room; Ray would ask for it for ever.
+                controller_failure_limit=-1 if patience_s is None else int(patience_s // 60),
+            ),
+            callbacks=[GiveUp()],
+        ),
     )
+
+
+def _for_workers(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+    """Workers have a working folder of their own: relative paths would mean something else there."""
+    return [replace(i, storage_path=storage.absolute(i.storage_path)) for i in images]
+
+
+def _told(failure: TrainingFailedError, folder: RunFolder) -> ApplianceError:
+    """The error a worker raised, if it is one of ours; else one sentence that says where to look."""
+    errors = (failure, *getattr(failure, "worker_failures", {}).values())
+    ours = error_of_ours([*errors, getattr(failure, "controller_failure", failure)])
+    if ours is not None:
+        return ours
+    told = TrainingError(
+        "Training failed on its workers",
+        where=folder.uri,
+        got=str(failure).strip().splitlines()[-1],
+    )
+    return naming_last(told, folder.checkpoints())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from appliance.errors import ConfigError
 
 Optimizer = Literal["sgd", "adamw"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Schedule = Literal["cosine", "one_cycle", "constant"]
+RateScaling = Literal["none", "linear", "sqrt"]
+ValidationMetric = Literal["map_50", "coco_ap"]
 
 AUGMENTATION_SETTINGS = (
     "flip",
@@ -25,22 +28,64 @@ AUGMENTATION_SETTINGS = (
     "mosaic",
 )
 
+_COUNT = "at least 1"
+# Settings, what they must satisfy (NaN never does), and how that is said. None is none of these.
+_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("steps epochs batch_size accumulation_steps learning_rate_batch", lambda v: v >= 1, _COUNT),
+    ("regions_per_image keep_checkpoints", lambda v: v >= 1, _COUNT),
+    ("learning_rate clip_gradient_norm", lambda v: 0 < v < float("inf"), "above 0"),
+    (
+        "warmup_fraction momentum scale_jitter colour_jitter ema_decay",
+        lambda v: 0 <= v < 1,
+        "0..1, below 1",
+    ),
+    ("flip flip_vertical crop blur mosaic min_visible", lambda v: 0 <= v <= 1, "0..1"),
+    ("hue_jitter", lambda v: 0 <= v <= 0.5, "0..0.5"),
+    ("rotate_degrees", lambda v: 0 <= v <= 45, "0..45"),
+    ("crop_smallest", lambda v: 0 < v <= 1, "above 0, at most 1"),
+    ("frozen_stages", lambda v: v in (0, 1, 2, 3), "0, 1, 2 or 3"),
+    ("seed weight_decay cache_mb", lambda v: v >= 0, "at least 0"),
+    ("skip_bad_batches loader_workers patience", lambda v: v >= 0, "at least 0"),
+    ("checkpoint_every_steps validate_every_steps", lambda v: v >= 0, "at least 0"),
+)
+_WORDS: dict[str, tuple[str, ...]] = {
+    "optimizer": get_args(Optimizer),
+    "precision": get_args(Precision),
+    "schedule": get_args(Schedule),
+    "learning_rate_scaling": get_args(RateScaling),
+    "validation_metric": get_args(ValidationMetric),
+}
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Settings of one training run; every default can stay.
 
     Attributes:
-        steps: Optimizer steps; None takes 30 a picture and batch, see `resolved`.
-        batch_size: Pictures a step over all workers.
-        learning_rate: Peak of the one-cycle schedule, for `batch_size` pictures a step.
-        learning_rate_stages: Instead of one cycle: `learning_rate` up to the first step named, then the
+        steps: Optimizer steps; None takes 30 a picture and batch, see `plan_training`.
+        epochs: Passes over the data, instead of `steps`; `plan_training` turns it into steps.
+        batch_size: Pictures a step over all workers and all parts of `accumulation_steps`.
+        accumulation_steps: Parts in which every worker computes its pictures of a step, one after the
+            other, where they do not fit into memory together; see `training.step` for what is equal.
+        learning_rate: Peak of the schedule.
+        schedule: How the rate goes from step to step, see `training.schedule`: "cosine" climbs in a line
+            and falls in half a cosine to a hundredth, "one_cycle" is that of Smith as torch has it,
+            "constant" climbs and stays.
+        learning_rate_stages: Instead of a schedule: `learning_rate` up to the first step named, then the
             rate beside it, and so on: ((step1, learning_rate1), (step2, learning_rate2), ...).
+        learning_rate_scaling: "linear" multiplies every rate by `batch_size / learning_rate_batch`, "sqrt"
+            by its square root.
+        learning_rate_batch: Pictures a step that the rate was chosen for; needed for scaling.
         warmup_fraction: Share of the steps in which the rate climbs to its peak, 0..1.
         optimizer: "sgd" or "adamw".
         momentum: Of SGD; the first beta of AdamW.
         weight_decay: On weights of convolutions and linear layers only.
         clip_gradient_norm: Gradients are scaled down to at most this norm.
+        ema_decay: Share of the average that stays at every step when weights are averaged over the steps
+            (fewer in the first ones, see `training.averaging`), 0..1; None averages nothing. The
+            average is what is validated and kept as the model.
+        skip_bad_batches: How often in a run a step whose loss is not finite is left out; the next one
+            stops it.
         regions_per_image: Proposals of a picture that the box head learns from in a step; None leaves
             the architecture's number.
         train_batch_norm: Whether BatchNorm learns its statistics (from random weights it must; with
@@ -60,21 +105,36 @@ class TrainingConfig:
         blur: Probability of a slight blur, 0..1.
         mosaic: Probability of a sample made of this picture and three others, 0..1.
         seed: Of weights, order and augmentation; equal seeds give equal runs on one machine.
-        precision: "bfloat16" computes the convolutions in bfloat16; "auto" does so where the machine
-            has units for it (GPU, or a CPU with AMX), "float32" never.
+        precision: "bfloat16" computes the convolutions in bfloat16; "float16" in float16 with a scaled
+            loss, on a GPU only; "auto" takes bfloat16 where the machine has units for it (GPU, or a CPU
+            with AMX), "float32" neither.
+        bucket_by_size: Pictures of like input size come in the same batch, so that less is padded.
+        loader_workers: Processes of each worker that decode and augment ahead of the step; 0 does it in
+            a thread.
+        cache_mb: Memory for decoded pictures, per worker with all its loader processes, in MiB.
         checkpoint_every_steps: Steps between checkpoints; 0 keeps only the last.
-        cache_mb: Memory for decoded pictures, per worker, in MiB.
+        keep_checkpoints: How many of the last checkpoints are kept; the best one besides.
+        validate_every_steps: Steps between validations; 0 validates after the last step only.
+        validation_metric: What decides which step was the best: "map_50" or "coco_ap".
+        patience: Validations in a row without a better one after which training stops; 0 never stops it.
     """
 
     steps: int | None = None
+    epochs: int | None = None
     batch_size: int = 4
+    accumulation_steps: int = 1
     learning_rate: float = 0.02
+    schedule: Schedule = "cosine"
     learning_rate_stages: tuple[tuple[int, float], ...] = ()
+    learning_rate_scaling: RateScaling = "none"
+    learning_rate_batch: int | None = None
     warmup_fraction: float = 0.1
     optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     clip_gradient_norm: float = 10.0
+    ema_decay: float | None = None
+    skip_bad_batches: int = 0
     regions_per_image: int | None = None
     train_batch_norm: bool | None = None
     frozen_stages: int | None = None
@@ -91,43 +151,33 @@ class TrainingConfig:
     mosaic: float = 0.0
     seed: int = 0
     precision: Precision = "auto"
-    checkpoint_every_steps: int = 100
+    bucket_by_size: bool = False
+    loader_workers: int = 0
     cache_mb: int = 1024
+    checkpoint_every_steps: int = 100
+    keep_checkpoints: int = 2
+    validate_every_steps: int = 0
+    validation_metric: ValidationMetric = "map_50"
+    patience: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "regions_per_image"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+        for names, fits, expected in _RANGES:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not fits(value):
+                    raise ConfigError(f"{name} is out of range", got=value, expected=expected)
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
                 raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected=">= 1"
+                    f"Unknown {name}",
+                    got=getattr(self, name),
+                    expected=f"one of {', '.join(words)}",
                 )
-        for name in ("learning_rate", "clip_gradient_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected="> 0"
-                )
-        for name in ("warmup_fraction", "momentum", "scale_jitter", "colour_jitter"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected="0..1"
-                )
-        for name, highest in (
-            *((name, 1) for name in ("flip", "flip_vertical", "crop", "blur", "mosaic")),
-            ("min_visible", 1),
-            ("hue_jitter", 0.5),
-            ("rotate_degrees", 45),
-        ):
-            if not 0 <= getattr(self, name) <= highest:
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected=f"0..{highest}"
-                )
-        if self.seed < 0:
-            raise ConfigError("seed is out of range", got=self.seed, expected="at least 0")
-        if not 0 < self.crop_smallest <= 1:
+        if self.steps is not None and self.epochs is not None:
             raise ConfigError(
-                "crop_smallest is out of range",
-                got=self.crop_smallest,
-                expected="above 0, at most 1",
+                "steps and epochs are both given",
+                got=f"steps {self.steps} and epochs {self.epochs}",
+                expected="one of them",
             )
         starts = [step for step, _ in self.learning_rate_stages]
         if starts != sorted(set(starts)) or any(rate <= 0 for _, rate in self.learning_rate_stages):
@@ -136,20 +186,11 @@ class TrainingConfig:
                 got=self.learning_rate_stages,
                 expected="ascending steps, each with a rate above 0",
             )
-        if self.frozen_stages not in (None, 0, 1, 2, 3):
+        if self.learning_rate_scaling != "none" and self.learning_rate_batch is None:
             raise ConfigError(
-                "frozen_stages is out of range", got=self.frozen_stages, expected="0, 1, 2 or 3"
-            )
-        for name in ("weight_decay", "checkpoint_every_steps", "cache_mb"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected=">= 0"
-                )
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ConfigError("Unknown optimizer", got=self.optimizer, expected="sgd or adamw")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(
-                "Unknown precision", got=self.precision, expected="auto, float32 or bfloat16"
+                "learning_rate_scaling does not know what to scale from",
+                got="no learning_rate_batch",
+                expected="the batch size that learning_rate was chosen for",
             )
 
     def to_json(self) -> dict[str, Any]:

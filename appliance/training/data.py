@@ -1,4 +1,4 @@
-"""From annotated pictures to batches, one step ahead of the network.
+"""From annotated pictures to batches, made ahead of the network.
 
 Everything random is a function of (seed, step, position), never of what was drawn before: a run that
 resumes at step 137 sees what it would have seen, and no sampler or generator state need be saved.
@@ -6,11 +6,12 @@ resumes at step 137 sees what it would have seen, and no sampler or generator st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -21,7 +22,9 @@ from appliance.images.decoding import decode_image
 from appliance.labels import LabelMap
 from appliance.model.inference.resizing import SIZE_DIVISOR, resize
 from appliance.model.spec import ModelSpec
+from appliance.training import ahead
 from appliance.training.augmentation import Picture, Sample, augment, partners
+from appliance.training.batching import SizeBuckets, batch_indices
 from appliance.training.config import TrainingConfig
 
 
@@ -44,6 +47,27 @@ class Batch:
     names: list[str]
     dropped: int = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Between processes every tensor takes an open file; the many small ones travel as values.
+        arrays = [{name: value.numpy() for name, value in t.items()} for t in self.targets]
+        return _batch, (self.pixels, self.sizes_hw, arrays, self.names, self.dropped)
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory; torch's loader calls it by this name."""
+        targets = [{name: value.pin_memory() for name, value in t.items()} for t in self.targets]
+        return replace(self, pixels=self.pixels.pin_memory(), targets=targets)
+
+
+def _batch(
+    pixels: torch.Tensor,
+    sizes_hw: list[tuple[int, int]],
+    arrays: list[dict[str, npt.NDArray[Any]]],
+    names: list[str],
+    dropped: int,
+) -> Batch:
+    targets = [{name: torch.from_numpy(value) for name, value in t.items()} for t in arrays]
+    return Batch(pixels, sizes_hw, targets, names, dropped)
+
 
 @dataclass(frozen=True)
 class Share:
@@ -57,27 +81,21 @@ class Share:
     rank: int = 0
     world_size: int = 1
 
-
-def batch_indices(step: int, *, images: int, batch_size: int, seed: int) -> list[int]:
-    """The pictures of one step over all workers: shuffled passes over the data, laid end to end."""
-    first = step * batch_size
-    indices: list[int] = []
-    for position in range(first, first + batch_size):
-        epoch, offset = divmod(position, images)
-        order = np.random.default_rng((seed, epoch)).permutation(images)
-        indices.append(int(order[offset]))
-    return indices
+    def stream(self, part: int) -> int:
+        """The number of a part of this worker among the parts of all workers."""
+        return self.rank + part * self.world_size
 
 
 class BatchLoader:
-    """Makes the batches of a worker, each while the step before it is computed.
+    """Makes the batches of a worker, ahead of the step that needs them.
 
     Args:
         images: The annotated pictures of the whole data set.
         labels: The classes of the model.
         spec: Says at which size pictures enter the network.
-        config: Batch size, augmentation, seed, cache.
+        config: Batch size, augmentation, seed, cache, loader processes.
         share: This worker's part.
+        pin: Into page-locked memory, from which a GPU fetches while it computes.
     """
 
     def __init__(
@@ -87,34 +105,55 @@ class BatchLoader:
         spec: ModelSpec,
         config: TrainingConfig,
         share: Share = Share(),
+        *,
+        pin: bool = False,
     ) -> None:
         self._images = images
         self._class_map = labels.class_map
         self._spec = spec
         self._config = config
         self._share = share
+        self._pin = pin
+        self._buckets = (
+            SizeBuckets.of([spec.resized_hw(image.size_hw) for image in images])
+            if config.bucket_by_size
+            else None
+        )
         self._cache: dict[int, torch.Tensor] = {}
-        self._cache_left_bytes = config.cache_mb * 2**20
+        # Each loader process has a cache of its own; together they stay within the bound.
+        self._cache_left_bytes = config.cache_mb * 2**20 // max(1, config.loader_workers)
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """The batches of steps `first_step` to `last_step - 1`."""
-        with ThreadPoolExecutor(1, "batch-loader") as ahead:
-            pending = ahead.submit(self.batch, first_step)
-            for step in range(first_step, last_step):
-                batch = pending.result()
-                if step + 1 < last_step:
-                    pending = ahead.submit(self.batch, step + 1)
-                yield batch
+    def batches(self, first_step: int, last_step: int) -> Generator[list[Batch], None, None]:
+        """The parts of the batches of steps `first_step` to `last_step - 1`; see `parts`.
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one step for this worker."""
+        Close it, or the thread or the processes that work ahead go on until it is forgotten.
+        """
+        steps = range(first_step, last_step)
+        workers = self._config.loader_workers
+        if workers:
+            return ahead.in_processes(self.parts, steps, workers=workers, pin=self._pin)
+        return ahead.in_thread(self.parts, steps, pin=self._pin)
+
+    def parts(self, step: int) -> list[Batch]:
+        """What this worker learns from in a step, one batch for each of `accumulation_steps`."""
+        return [self.batch(step, part) for part in range(self._config.accumulation_steps)]
+
+    def batch(self, step: int, part: int = 0) -> Batch:
+        """One part of a step for this worker.
+
+        Two parts on one worker are what two workers have of one part: what is learnt depends on their
+        product alone.
+        """
         indices = batch_indices(
             step,
             images=len(self._images),
             batch_size=self._config.batch_size,
             seed=self._config.seed,
+            buckets=self._buckets,
         )
-        mine = range(self._share.rank, len(indices), self._share.world_size)
+        first = self._share.stream(part)
+        streams = self._share.world_size * self._config.accumulation_steps
+        mine = range(first, len(indices), streams)
         samples = [self._sample(step, position, indices[position]) for position in mine]
         sizes_hw = [(int(s.pixels.shape[1]), int(s.pixels.shape[2])) for s in samples]
         height = -(-max(h for h, _ in sizes_hw) // SIZE_DIVISOR) * SIZE_DIVISOR

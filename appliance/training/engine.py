@@ -1,33 +1,32 @@
 """The training loop in plain torch: one process's share of a run, on a CPU or GPU.
 
-    batch -> losses -> gradients -> (averaged over workers) -> optimizer step -> report
+    batch -> step -> report -> (validation) -> (checkpoint) -> the next, or the end
 
 It knows nothing of Ray, files or progress bars: those who call it pass functions for what happens after a
-step and at a checkpoint. On one machine, equal settings and seed give equal weights, whether a run was
+step, at a validation and at a checkpoint. On one machine, equal settings and seed give equal weights, whether a run was
 interrupted or not.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.detection import FasterRCNN
 
 from appliance.annotations.dataset import AnnotatedImage
-from appliance.errors import NonFiniteLossError
+from appliance.errors import ConfigError, TrainingError, TrainingStopped
 from appliance.model.faster_rcnn import freeze_stages
 from appliance.model.spec import ModelSpec
-from appliance.training import checkpoint as checkpoints
+from appliance.training import agreement
 from appliance.training.checkpoint import Checkpoint
 from appliance.training.config import TrainingConfig
 from appliance.training.data import Batch, BatchLoader, Share
-from appliance.training.losses import DetectionLosses
+from appliance.training.schedule import learning_rate_at
+from appliance.training.step import Learner, StepResult
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class StepReport:
         images: Pictures of the step over all workers.
         objects: Objects that this worker learnt from in the step.
         objects_dropped: Objects that augmentation cut off so far that it did not.
+        skipped: Whether the step was left out because its loss was not finite (`skip_bad_batches`).
+        skipped_batches: How many steps of the run were left out so far.
     """
 
     step: int
@@ -59,6 +60,25 @@ class StepReport:
     images: int
     objects: int
     objects_dropped: int
+    skipped: bool = False
+    skipped_batches: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How a run ended.
+
+    Attributes:
+        step: Steps done.
+        stopped_early: Whether the validation metric had stopped improving.
+        best_step: The step after which the validation metric was highest; None without validation.
+        best_metric: Its value then.
+    """
+
+    step: int
+    stopped_early: bool = False
+    best_step: int | None = None
+    best_metric: float | None = None
 
 
 def train(
@@ -74,11 +94,15 @@ def train(
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
-) -> None:
+    validate: Callable[[FasterRCNN, int], Mapping[str, float]] | None = None,
+    on_validation: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> TrainingOutcome:
     """Trains `network` in place, up to `steps` steps counted from the very beginning of the run.
 
     Args:
-        network: Weights to start from; left on `device`.
+        network: Weights to start from; left on `device`, with the averaged weights where
+            `config.ema_decay` asks for an average.
         spec: What it was built from.
         images: The whole data set; every worker takes its share of each batch.
         config: How.
@@ -88,144 +112,160 @@ def train(
         share: This worker's part; with more than one worker a process group must be there.
         checkpoint: Where to go on.
         on_step: Called after each step.
-        on_checkpoint: Called every `config.checkpoint_every_steps` and after the last step.
+        on_checkpoint: Called every `config.checkpoint_every_steps`, after the best validation so far, and
+            after the last step, however it came to be the last.
+        validate: Called every `config.validate_every_steps` and after the last step, on the worker of rank
+            0 alone, with the network to judge (averaged, where there is an average; in eval mode, to be
+            left as it is) and the steps done; its metrics reach all workers.
+        on_validation: Called with the steps done and the metrics, on all workers.
+        stop_requested: Asked after each step, on all workers; one that says yes stops all.
 
     Raises:
-        NonFiniteLossError: A loss became NaN or infinite.
+        TrainingStopped: It was asked to, and has made a checkpoint.
+        NonFiniteLossError: A loss became NaN or infinite, more often than `config.skip_bad_batches`.
+        TrainingError: A loader process died, or `validate` did not give the metric that decides.
+        ConfigError: More parts than pictures in a batch, or float16 without a GPU.
         ImageError: A picture cannot be read any more.
         StorageError: Nor its file.
     """
+    _check(config, share)
     network.to(device=device, memory_format=torch.channels_last)
     freeze_stages(network, spec, config.frozen_stages or 0)
     if config.regions_per_image is not None:
         network.roi_heads.fg_bg_sampler.batch_size_per_image = config.regions_per_image
-    optimizer = build_optimizer(network, config)
-    first_step = 0
-    if checkpoint is not None:
-        checkpoints.restore(checkpoint, network, optimizer)
-        first_step = checkpoint.step
-    losses_of = DetectionLosses(network, autocast_dtype(config, device)).to(device)
-    model: nn.Module = losses_of
-    if share.world_size > 1:
-        model = DistributedDataParallel(losses_of, broadcast_buffers=train_batch_norm)
-    set_mode(network, train_batch_norm=train_batch_norm)
-
-    loader = BatchLoader(images, spec.label_map, spec, config, share)
-    started_s = time.perf_counter()
-    for step, batch in enumerate(loader.batches(first_step, steps), start=first_step):
-        loaded_s = time.perf_counter()
-        # Sampling inside the RPN and the box head draws from torch's own generator.
-        torch.manual_seed(_step_seed(config.seed, step, share.rank))
-        learning_rate = learning_rate_at(step, steps, config)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        losses, gradient_norm = train_step(model, optimizer, batch, device, config, step)
-        done_s = time.perf_counter()
-        on_step(
-            StepReport(
-                step=step + 1,
-                steps=steps,
-                loss=sum(losses.values()),
-                losses=losses,
-                learning_rate=learning_rate,
-                gradient_norm=gradient_norm,
-                step_s=done_s - started_s,
-                data_wait_s=loaded_s - started_s,
-                images=config.batch_size,
-                objects=sum(len(target["labels"]) for target in batch.targets),
-                objects_dropped=batch.dropped,
+    learner = Learner(
+        network,
+        spec,
+        config,
+        train_batch_norm=train_batch_norm,
+        device=device,
+        share=share,
+        start=checkpoint,
+    )
+    first_step = checkpoint.step if checkpoint else 0
+    step = first_step
+    loader = BatchLoader(images, spec.label_map, spec, config, share, pin=device.type == "cuda")
+    last_step = first_step if _has_stalled(learner, config) else steps
+    with closing(loader.batches(first_step, last_step)) as batches:
+        started_s = time.perf_counter()
+        for step, parts in enumerate(batches, first_step + 1):
+            loaded_s = time.perf_counter()
+            learning_rate = learning_rate_at(step - 1, steps, config)
+            result = learner.step(parts, step - 1, learning_rate)
+            done_s = time.perf_counter()
+            on_step(
+                _report(
+                    step,
+                    steps,
+                    parts,
+                    result,
+                    learning_rate=learning_rate,
+                    step_s=done_s - started_s,
+                    data_wait_s=loaded_s - started_s,
+                    images=config.batch_size,
+                    skipped_batches=learner.record.skipped_batches,
+                )
             )
+            reported_s = time.perf_counter()
+            if validate is not None and _is_due(step, config.validate_every_steps, steps):
+                metrics = _validate(learner, validate, step, share, device)
+                learner.record = learner.record.after_validation(step, _decisive(metrics, config))
+                on_validation(step, metrics)
+            stopped = agreement.any_worker(stop_requested(), share, device)
+            stalled = _has_stalled(learner, config)
+            if (
+                _is_due(step, config.checkpoint_every_steps, steps)
+                or learner.record.best_step == step
+                or stopped
+                or stalled
+            ):
+                on_checkpoint(learner.capture(step))
+            if stalled or step == steps:
+                break
+            if stopped:
+                raise TrainingStopped(
+                    f"Training was stopped after step {step} of {steps}", step=step
+                )
+            # What happens between steps is no part of any: it would count as waiting for data.
+            started_s = done_s + time.perf_counter() - reported_s
+    learner.finish()
+    record = learner.record
+    return TrainingOutcome(
+        step,
+        stopped_early=_has_stalled(learner, config) and step < steps,
+        best_step=record.best_step,
+        best_metric=record.best_metric,
+    )
+
+
+def _check(config: TrainingConfig, share: Share) -> None:
+    parts = share.world_size * config.accumulation_steps
+    if config.batch_size < parts:
+        raise ConfigError(
+            "A batch has fewer pictures than parts",
+            got=f"batch size {config.batch_size}, {share.world_size} workers and"
+            f" accumulation_steps {config.accumulation_steps}",
+            expected=f"a batch size of at least {parts}",
         )
-        every = config.checkpoint_every_steps
-        if step + 1 == steps or (every and (step + 1) % every == 0):
-            on_checkpoint(checkpoints.capture(step + 1, network, optimizer, spec, config))
-        started_s = time.perf_counter() if step + 1 == steps else done_s
 
 
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    device: torch.device,
-    config: TrainingConfig,
+def _is_due(step: int, every_steps: int, steps: int) -> bool:
+    return step == steps or (every_steps > 0 and step % every_steps == 0)
+
+
+def _has_stalled(learner: Learner, config: TrainingConfig) -> bool:
+    """Whether validation has not been better for as long as patience lasts."""
+    return 0 < config.patience <= learner.record.validations_since_best
+
+
+def _validate(
+    learner: Learner,
+    validate: Callable[[FasterRCNN, int], Mapping[str, float]],
     step: int,
-) -> tuple[dict[str, float], float]:
-    """One optimizer step; returns the losses by name and the gradient norm before clipping.
+    share: Share,
+    device: torch.device,
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if share.rank == 0:
+        with learner.judged() as network, torch.no_grad():
+            metrics = dict(validate(network, step))
+    return agreement.from_first(metrics, share, device)
 
-    Raises:
-        NonFiniteLossError: Before any weight is touched.
-    """
-    targets = [{key: value.to(device) for key, value in t.items()} for t in batch.targets]
-    losses = model(batch.pixels.to(device), batch.sizes_hw, targets)
-    loss = torch.stack(list(losses.values())).sum()
-    values = {name: float(value.detach()) for name, value in losses.items()}
-    if not math.isfinite(sum(values.values())):
-        raise NonFiniteLossError(
-            f"The loss is not finite at step {step + 1}",
-            where=", ".join(batch.names),
-            got=", ".join(f"{name}={value:.3g}" for name, value in values.items()),
-            hint="Check these pictures' boxes with `appliance data check`, or lower the learning rate",
+
+def _decisive(metrics: Mapping[str, float], config: TrainingConfig) -> float:
+    if config.validation_metric not in metrics:
+        raise TrainingError(
+            "Validation did not give the metric that decides",
+            got=", ".join(metrics) or "none",
+            expected=config.validation_metric,
         )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, config.clip_gradient_norm)
-    optimizer.step()
-    return values, float(norm)
+    return metrics[config.validation_metric]
 
 
-def build_optimizer(network: FasterRCNN, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer of a run; weight decay on matrices and kernels, none on biases and norms."""
-    learning = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-
-
-def learning_rate_at(step: int, steps: int, config: TrainingConfig) -> float:
-    """The rate of a step, counted from 0.
-
-    One cycle, a linear climb to the peak and then a half cosine down to a hundredth of it; or the
-    stages, where there are any.
-    """
-    if config.learning_rate_stages:
-        reached = [rate for start, rate in config.learning_rate_stages if step >= start]
-        return reached[-1] if reached else config.learning_rate
-    warmup_steps = max(1, round(config.warmup_fraction * steps))
-    if step < warmup_steps:
-        return config.learning_rate * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
-
-
-def set_mode(network: FasterRCNN, *, train_batch_norm: bool) -> None:
-    """Training mode, with BatchNorm statistics learning or fixed."""
-    network.train()
-    if not train_batch_norm:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-
-
-def autocast_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or "auto" and faster: a GPU, or a CPU with AMX units.
-
-    A CPU without AMX emulates bfloat16 and is slower with it than without.
-    """
-    if config.precision == "auto":
-        faster = device.type == "cuda" or cpu_has_amx()
-        return torch.bfloat16 if faster else None
-    return torch.bfloat16 if config.precision == "bfloat16" else None
-
-
-def cpu_has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (Intel's AMX tiles)."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return (seed * 1_000_003 + step) * 1_009 + rank
+def _report(
+    step: int,
+    steps: int,
+    parts: Sequence[Batch],
+    result: StepResult,
+    *,
+    learning_rate: float,
+    step_s: float,
+    data_wait_s: float,
+    images: int,
+    skipped_batches: int,
+) -> StepReport:
+    return StepReport(
+        step=step,
+        steps=steps,
+        loss=sum(result.losses.values()),
+        losses=result.losses,
+        learning_rate=learning_rate,
+        gradient_norm=result.gradient_norm,
+        step_s=step_s,
+        data_wait_s=data_wait_s,
+        images=images,
+        objects=sum(len(target["labels"]) for batch in parts for target in batch.targets),
+        objects_dropped=sum(batch.dropped for batch in parts),
+        skipped=result.skipped,
+        skipped_batches=skipped_batches,
+    )

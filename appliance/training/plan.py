@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torchvision.models.detection import FasterRCNN
 
+from appliance.annotations.annotated_image import AnnotatedImage
 from appliance.errors import DatasetError
 from appliance.labels import LabelMap
+from appliance.model.device import resolve_device
 from appliance.model.faster_rcnn import build_network, initialise_score_bias
 from appliance.model.spec import COMPACT, ModelSpec
 from appliance.model.weights import StartingWeights, apply_weights, read_starting_weights, spec_for
+from appliance.training import decisions as decide
 from appliance.training.config import TrainingConfig
+from appliance.training.decisions import Decision
 
-STEPS_PER_IMAGE = 30
-
-FROM_PRETRAINED = TrainingConfig(batch_size=1, optimizer="adamw", learning_rate=5e-4)
+FROM_PRETRAINED = TrainingConfig(
+    batch_size=1, optimizer="adamw", learning_rate=5e-4, learning_rate_batch=1
+)
 # From random weights many small steps learn faster than few large ones, and AdamW faster than SGD: after
 # 300 steps of 2 on the sample scenes mAP@0.5 was 0.99 against 0.91.
 FROM_RANDOM = TrainingConfig(
     batch_size=2,
     optimizer="adamw",
     learning_rate=1e-3,
+    learning_rate_batch=2,
     scale_jitter=0.1,
     colour_jitter=0.15,
     regions_per_image=64,
@@ -41,6 +46,7 @@ class TrainingPlan:
         init: Starting weights: "none", "imagenet", "coco" or a URI.
         images: Pictures in the training data.
         dataset_digest: Of the training data.
+        decisions: What was decided and why, for people; nothing depends on it.
     """
 
     spec: ModelSpec
@@ -48,6 +54,7 @@ class TrainingPlan:
     init: str
     images: int
     dataset_digest: str
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -71,7 +78,14 @@ class TrainingPlan:
     def from_json(cls, values: Mapping[str, Any]) -> TrainingPlan:
         """Reads `to_json` back."""
         spec = ModelSpec.from_json(values["spec"])
-        return cls(**{**values, "spec": spec, "config": TrainingConfig.from_json(values["config"])})
+        return cls(
+            **{
+                **values,
+                "spec": spec,
+                "config": TrainingConfig.from_json(values["config"]),
+                "decisions": tuple(Decision(**given) for given in values.get("decisions", ())),
+            }
+        )
 
 
 def settings_for(init: str, **wishes: Any) -> TrainingConfig:
@@ -98,6 +112,11 @@ def plan_training(
     init: str = "none",
     architecture: str = COMPACT,
     weights: StartingWeights | None = None,
+    pictures: Sequence[AnnotatedImage] = (),
+    validation_images: int = 0,
+    open_settings: Collection[str] = (),
+    workers: int = 1,
+    device: str = "cpu",
     **spec_settings: Any,
 ) -> TrainingPlan:
     """Decides what was left open.
@@ -110,6 +129,12 @@ def plan_training(
         init: Starting weights by name or URI.
         architecture: One of `spec.ARCHITECTURES`.
         weights: The starting weights, when they were read already.
+        pictures: The pictures themselves, from whose boxes and sizes follow the input size, the anchors
+            and what fits into memory; without them these are the standard ones.
+        validation_images: Pictures to validate on.
+        open_settings: Fields of `config` that hold a recipe's value and no wish.
+        workers: That share each batch, at least.
+        device: "cpu", "cuda" or "auto": where they compute.
         **spec_settings: Further settings of `ModelSpec`.
 
     Raises:
@@ -122,20 +147,43 @@ def plan_training(
     weights = weights or read_starting_weights(init, architecture, backbone)
     spec = spec_for(labels, weights, architecture, **spec_settings)
     pretrained = weights.are_pretrained
+    config = replace(
+        config,
+        # Statistics of a handful of pictures are worse than those of good starting weights.
+        train_batch_norm=not pretrained
+        if config.train_batch_norm is None
+        else config.train_batch_norm,
+        frozen_stages=int(pretrained) if config.frozen_stages is None else config.frozen_stages,
+    )
+    config, batch = decide.decide_batch(config, open_settings, workers)
+    config, steps = decide.decide_steps(config, images)
+    network = spec.architecture if spec.backbone is None else f"compact, {spec.backbone}"
+    start = "random weights" if init == "none" else init
+    decided = [Decision("network", network, f"starts from {start}"), steps, batch]
+    if pictures:
+        given = {name for name, value in spec_settings.items() if value is not None}
+        inherited = weights.parent_spec is not None and spec.architecture == COMPACT
+        spec, sides = decide.decide_sides(spec, pictures, given=given, inherited=inherited)
+        spec, anchors = decide.decide_anchors(spec, pictures, given=given, inherited=inherited)
+        config, memory = decide.decide_parts(
+            spec,
+            config,
+            pictures,
+            open_settings=open_settings,
+            device=resolve_device(device),
+            workers=workers,
+        )
+        decided += [sides, anchors, memory]
+    config, validation = decide.decide_validation(config, validation_images, open_settings)
     return TrainingPlan(
         spec=spec,
-        config=replace(
-            config,
-            steps=config.steps or max(1, -(-STEPS_PER_IMAGE * images // config.batch_size)),
-            # Statistics of a handful of pictures are worse than those of good starting weights.
-            train_batch_norm=(
-                not pretrained if config.train_batch_norm is None else config.train_batch_norm
-            ),
-            frozen_stages=(
-                int(pretrained) if config.frozen_stages is None else config.frozen_stages
-            ),
-        ),
+        config=config,
         init=init,
         images=images,
         dataset_digest=dataset_digest,
+        decisions=(
+            *decided,
+            *decide.describe_recipe(config, open_settings, pretrained=pretrained),
+            validation,
+        ),
     )

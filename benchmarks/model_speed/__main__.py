@@ -12,18 +12,16 @@ out. Prints a table, then with --json one JSON document last; the same goes to
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import torch
 
-from appliance.errors import ApplianceError
 from appliance.model.device import resolve_device
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.accuracy import has_coco
 from benchmarks.model_speed.cases import ROUNDS, case_of, spec_of
 from benchmarks.model_speed.compare import Bench
-from benchmarks.model_speed.options import add_arguments, count, counts
+from benchmarks.model_speed.options import add_arguments, count, counts, run_command
 from benchmarks.model_speed.table import table
 
 
@@ -35,14 +33,7 @@ def main() -> None:
     add_arguments(parser, name="model_speed")
     parser.add_argument("--batch", type=counts, default=(1, 4, 16), help="such as 1,4,16")
     parser.add_argument("--rounds", type=count, default=ROUNDS, help="of each side")
-    options = parser.parse_args()
-    try:
-        result = _run(options)
-    except ApplianceError as error:
-        parser.error(str(error))
-    print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
-    if options.json:
-        print(json.dumps(result))
+    run_command(parser, _run)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""The options that the benchmarks of the model's speed share."""
+"""What the benchmarks of the model's speed have in common as commands: options, and what they print last."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from appliance.errors import ApplianceError
 from appliance.model.spec import ARCHITECTURES, COMPACT
 
 DEFAULT_ARCHITECTURES = (
@@ -39,6 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser, *, name: str) -> None:
         "--cache", type=Path, default=CACHE_DIR, help="folder for weights and pictures"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document last")
+
+
+def run_command(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], dict[str, Any]]
+) -> None:
+    """Runs a benchmark as the command line asks; a user's mistake ends in one sentence and exit code 2.
+
+    Args:
+        parser: Has the arguments of `add_arguments`.
+        run: Measures and writes the result file; returns what is in it, for --json.
+    """
+    options = parser.parse_args()
+    try:
+        result = run(options)
+    except ApplianceError as error:
+        parser.error(str(error))
+    print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
+    if options.json:
+        print(json.dumps(result))
 
 
 def architectures(text: str) -> tuple[str, ...]:

@@ -6,54 +6,38 @@
     detector.score("picture.jpg")["detection_boxes"]
     detector.save("fridge.safetensors")
 
-Everything runs in this process; `appliance.on_ray` does the same on a cluster.
+Everything runs in this process; `appliance.on_ray` does the same on a cluster. Loading a model, or
+torchvision's own, and scoring pictures take torch, torchvision, numpy, pillow and safetensors alone: what
+training and evaluation need besides is imported by the methods that train and evaluate.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import torch
 from torchvision.models.detection import FasterRCNN as Network
 
 from appliance import storage
-from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.detections import Detections
-from appliance.errors import ConfigError, LabelError, ModelFileError, StorageError
-from appliance.evaluation.analysis import analyse
-from appliance.evaluation.comparison import compare_pictures
-from appliance.evaluation.evaluate import EvaluationResult, evaluate_detections
-from appliance.evaluation.report.page import result_charts
-from appliance.evaluation.tensorboard import write_tensorboard
+from appliance.errors import ModelFileError
 from appliance.images.decoding import decode_image
 from appliance.labels import Label, LabelMap
 from appliance.model import model_file
-from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import ModelInfo
 from appliance.model.predictor import Predictor
-from appliance.model.spec import COMPACT, TORCHVISION_ARCHITECTURES, ModelSpec
-from appliance.model.weights import (
-    StartingWeights,
-    apply_weights,
-    read_starting_weights,
-    spec_for,
-)
-from appliance.training.config import TrainingConfig
-from appliance.training.monitor import TENSORBOARD_DIR
-from appliance.training.plan import plan_training, settings_for
-from appliance.training.run import train_here
+from appliance.model.pretrained import default_architecture, pretrained_detector
+from appliance.model.spec import ModelSpec
 
-logger = logging.getLogger(__name__)
-
-GPU_ARCHITECTURE = "fasterrcnn_resnet50_fpn"
-CPU_COCO_ARCHITECTURE = "fasterrcnn_mobilenet_v3_large_fpn"
+if TYPE_CHECKING:
+    from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.evaluation.evaluate import EvaluationResult
+    from appliance.training.config import TrainingConfig
 
 
 class FasterRCNN:
@@ -83,9 +67,8 @@ class FasterRCNN:
         run_dir: str | os.PathLike[str] | None = None,
         device: str = "auto",
     ) -> None:
-        default = GPU_ARCHITECTURE if torch.cuda.is_available() else COMPACT
         self._label_map = LabelMap.of(labels)
-        self._architecture = architecture or default
+        self._architecture = architecture or default_architecture()
         self._init = init
         self._device = device
         self._settings: dict[str, Any] = {
@@ -112,6 +95,8 @@ class FasterRCNN:
     @property
     def train_dir(self) -> str:
         """Folder of the TensorBoard files of training."""
+        from appliance.training.monitor import TENSORBOARD_DIR
+
         return str(self._run_dir / TENSORBOARD_DIR)
 
     @property
@@ -125,7 +110,8 @@ class FasterRCNN:
         num_steps: int | None = None,
         initial_learning_rate: float | None = None,
         *,
-        batch_size: int = 1,
+        batch_size: int | None = None,
+        validation: ObjectDetectionDataset | None = None,
         config: TrainingConfig | None = None,
         progress: bool = True,
         **stages: float,
@@ -134,11 +120,13 @@ class FasterRCNN:
 
         Args:
             dataset: Annotated pictures; their labels must be among the detector's.
-            num_steps: Steps of `batch_size` pictures; by default 30 times the number of pictures.
-                At least 10 times is a rule of thumb.
+            num_steps: Steps of `batch_size` pictures; by default those of `config`, else 30 times the
+                number of pictures. At least 10 times is a rule of thumb.
             initial_learning_rate: The peak of a one-cycle schedule; or, where stages are given, the
                 rate up to the first of them. None takes what suits the starting weights.
-            batch_size: Pictures a step.
+            batch_size: Pictures a step; None takes that of `config`, else 1.
+            validation: Annotated pictures to measure on while it trains, as often as `config` says; without
+                one, about ten times. None measures nothing.
             config: All other settings; None takes what suits the starting weights.
             progress: Show a progress bar.
             **stages: `step1=..., learning_rate1=..., step2=..., learning_rate2=...`: from each step on,
@@ -146,35 +134,29 @@ class FasterRCNN:
 
         Raises:
             LabelError: The dataset has a label that the detector was not made for.
-            ConfigError, TrainingError: See `TrainingConfig` and `training.engine.train`.
+            ConfigError: `dataset` is something else, a path for instance, or a setting is wrong.
+            TrainingError: See `training.engine.train`.
         """
-        self._check_labels(dataset)
-        weights = self._starting_weights()
-        recipe = config or settings_for(weights.source)
-        wishes = {
-            **recipe.to_json(),
-            "steps": num_steps,
-            "learning_rate": initial_learning_rate or recipe.learning_rate,
-            "batch_size": batch_size,
-            "learning_rate_stages": _stages(stages),
-        }
-        plan = plan_training(
+        from appliance.detector.training import learning_rate_stages, train_detector
+
+        self._trained = train_detector(
+            dataset,
             self._label_map,
-            images=len(dataset),
-            dataset_digest=dataset.digest(),
-            config=TrainingConfig.from_json(wishes),
+            validation=validation,
             architecture=self._architecture,
-            init=weights.source,
-            weights=weights,
-            **self._settings,
+            init=self._init,
+            settings=self._settings,
+            config=config,
+            wishes={
+                "steps": num_steps,
+                "learning_rate": initial_learning_rate,
+                "batch_size": 1 if config is None and batch_size is None else batch_size,
+                "learning_rate_stages": learning_rate_stages(stages) or None,
+            },
+            run_dir=self._run_dir,
+            device=self._device,
+            progress=progress,
         )
-        network = train_here(
-            plan, dataset.images, self._run_dir, device=self._device, progress=progress
-        )
-        info = ModelInfo(
-            training=plan.config.to_json(), dataset_digest=plan.dataset_digest, parent=plan.init
-        )
-        self._trained = (network, plan.spec, info)
         self._predictor = None
 
     def evaluate(self, dataset: ObjectDetectionDataset) -> dict[str, float]:
@@ -189,10 +171,10 @@ class FasterRCNN:
             LabelError: The dataset has a label that the detector does not know.
             ModelFileError: The detector was not trained yet.
         """
+        from appliance.detector.evaluation import show_in_tensorboard
+
         result = self.evaluate_in_detail(dataset)
-        pictures = compare_pictures(dataset.images, result)
-        charts = result_charts(result, analyse(result))
-        write_tensorboard(self.eval_dir, result, pictures, charts=charts)
+        show_in_tensorboard(result, dataset, self.eval_dir)
         missing = float("nan")
         return {
             name: missing if value is None else value for name, value in result.metrics().items()
@@ -204,17 +186,9 @@ class FasterRCNN:
         Raises:
             ConfigError: `dataset` is something else, a path for instance.
         """
-        if not isinstance(dataset, ObjectDetectionDataset):
-            raise ConfigError(
-                "This is no data set",
-                got=repr(dataset),
-                expected="an ObjectDetectionDataset",
-                hint="Read one with ObjectDetectionDataset.read",
-            )
-        started_s = time.perf_counter()
-        found = [self.detect(image.storage_path) for image in dataset.images]
-        scoring_s = time.perf_counter() - started_s
-        return evaluate_detections(dataset.images, found, self._label_map, scoring_s=scoring_s)
+        from appliance.detector.evaluation import evaluate_detector
+
+        return evaluate_detector(self.detect, dataset, self._label_map)
 
     def detect(self, image_path: str | os.PathLike[str]) -> Detections:
         """Detects on one picture.
@@ -293,30 +267,12 @@ class FasterRCNN:
             ConfigError: There are no such weights.
             StorageError: They cannot be downloaded; the message says which file to put where.
         """
-        default = GPU_ARCHITECTURE if torch.cuda.is_available() else CPU_COCO_ARCHITECTURE
-        architecture = architecture or default
-        if weights != "coco" or architecture not in TORCHVISION_ARCHITECTURES:
-            raise ConfigError(
-                "There is no such pretrained detector",
-                got=f"weights {weights}, architecture {architecture}",
-                expected=f"weights coco, architecture {' or '.join(TORCHVISION_ARCHITECTURES)}",
-                hint="A model file is read with FasterRCNN.load",
-            )
-        starting = read_starting_weights(weights, architecture)
-        labels = LabelMap(starting.labels or ())
-        detector = cls(
-            labels,
-            score_threshold,
-            max_total_detections,
-            architecture=architecture,
-            init=weights,
-            device=device,
-        )
-        spec = spec_for(labels, starting, architecture, **detector._settings)
-        network = build_network(spec)
-        apply_weights(network, starting, spec.labels)
-        detector._trained = (network.eval(), spec, ModelInfo(parent=weights))
-        return detector
+        settings = {
+            "score_threshold": score_threshold,
+            "max_detections": max_total_detections,
+        }
+        network, spec, info = pretrained_detector(weights, architecture, **settings)
+        return cls._of(network, spec, info, init=weights, device=device)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> FasterRCNN:
@@ -327,43 +283,28 @@ class FasterRCNN:
             ModelFileError: It is no model file.
         """
         loaded = model_file.load(str(path))
-        spec = loaded.spec
+        return cls._of(loaded.network, loaded.spec, loaded.info, init=str(path), device=device)
+
+    @classmethod
+    def _of(
+        cls, network: Network, spec: ModelSpec, info: ModelInfo, *, init: str, device: str
+    ) -> FasterRCNN:
+        """A detector with a model that is there already."""
         detector = cls(
             spec.labels,
             spec.score_threshold,
             spec.max_detections,
             architecture=spec.architecture,
-            init=str(path),
+            init=init,
             device=device,
         )
-        detector._trained = (loaded.network, spec, loaded.info)
+        detector._trained = (network, spec, info)
         return detector
 
     @staticmethod
     def parse_serialized_result(json_text: str) -> dict[str, Any]:
         """Reads the JSON string that the web service's `/score` answers with for one picture."""
         return dict(json.loads(json_text))
-
-    def _check_labels(self, dataset: ObjectDetectionDataset) -> None:
-        for label in dataset.labels:
-            if label not in self._label_map:
-                raise LabelError(
-                    "The dataset has a label that the detector was not made for",
-                    where=dataset.name,
-                    got=repr(label.name),
-                    expected=f"one of {', '.join(self.class_map)}",
-                    hint="Make the detector with the labels of this dataset",
-                )
-
-    def _starting_weights(self) -> StartingWeights:
-        if self._init is not None:
-            return read_starting_weights(self._init, self._architecture)
-        best = "imagenet" if self._architecture == COMPACT else "coco"
-        try:
-            return read_starting_weights(best, self._architecture)
-        except StorageError as error:
-            logger.warning("%s Training starts from random weights.", error)
-            return read_starting_weights("none")
 
     def _model(self) -> tuple[Network, ModelSpec, ModelInfo]:
         if self._trained is None:
@@ -377,16 +318,3 @@ class FasterRCNN:
             network, spec, _ = self._model()
             self._predictor = Predictor(network, spec, device=self._device)
         return self._predictor
-
-
-def _stages(given: dict[str, float]) -> list[tuple[int, float]]:
-    """`step1=..., learning_rate1=..., ...` as pairs, or a `ConfigError`."""
-    numbers = range(1, len(given) // 2 + 1)
-    expected = {name for n in numbers for name in (f"step{n}", f"learning_rate{n}")}
-    if set(given) != expected:
-        raise ConfigError(
-            "The learning rate stages are wrong",
-            got=", ".join(sorted(given)),
-            expected="step1, learning_rate1, step2, learning_rate2, ... without a gap",
-        )
-    return [(int(given[f"step{n}"]), float(given[f"learning_rate{n}"])) for n in numbers]

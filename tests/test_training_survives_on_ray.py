@@ -1,0 +1,137 @@
+"""`appliance train` is never lost: its command killed at random steps, or told to stop, it ends the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from survival import assert_equal_states, last_checkpoint, running, steps_recorded, wait_until
+
+from appliance.model import model_file
+from appliance.training.monitor import read_validations
+from appliance.training.run import train_share
+from appliance.training.run_folder import RunFolder
+
+STEPS = 30
+APPLIANCE = Path(sys.executable).with_name("appliance")
+
+
+@pytest.mark.timeout(600)
+def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_for_bit(
+    tiny_scenes_dir, tiny_scenes, tiny_model_path, tmp_path
+) -> None:
+    run_dir, model = tmp_path / "run", tmp_path / "model.safetensors"
+    command = [
+        *(APPLIANCE, "train", tiny_scenes_dir / "train", "--init", tiny_model_path),
+        *("--steps", STEPS, "--checkpoint-every", 4, "--no-check", "--run-dir", run_dir),
+        *("--out", model),
+    ]
+    killed, stopped = sorted(random.sample(range(2, STEPS - 5), 2))
+    print("killed after step", killed, "and told to stop after step", stopped)
+
+    # What a killed process cannot clear away shall go with the test.
+    with running(command, TMPDIR=str(tmp_path)) as process:
+        wait_until(lambda: killed in steps_recorded(run_dir), process)
+        cluster = processes_of(process)
+        trainers = [
+            child for child, words in cluster.items() if "RayTrainWorker" in " ".join(words)
+        ]
+        assert trainers
+        process.kill()
+        # Nothing trains on behind the back of the next start.
+        assert psutil.wait_procs(trainers, timeout=60)[1] == []
+
+    command.append("--resume")
+    with running(command) as process:
+        wait_until(lambda: stopped in steps_recorded(run_dir), process)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # who is impatient does not spoil it
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "Traceback" not in stderr
+    step = last_checkpoint(run_dir).step
+    assert stopped <= step < STEPS
+    address = RunFolder(run_dir).checkpoints().address(step)
+    assert (
+        f"Training was stopped after step {step} of {STEPS}: {address}. "
+        f"Go on with the same command and --run-dir {run_dir} --resume." in stderr.splitlines()
+    )
+    assert steps_recorded(run_dir) == list(range(1, step + 1))
+    assert not model.exists()
+
+    with running(command) as process:
+        assert process.wait() == 0
+    assert steps_recorded(run_dir) == list(range(1, STEPS + 1))
+    assert_equal_states(
+        model_file.load(str(model)).network.state_dict(), uninterrupted(run_dir, tiny_scenes.images)
+    )
+    remove_session_folders(cluster)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_goes_on_after_its_command_was_killed(
+    tiny_scenes_dir, tiny_model_path, tmp_path, s3_uri
+) -> None:
+    model = tmp_path / "model.safetensors"
+    command = [
+        *(APPLIANCE, "train", tiny_scenes_dir / "train", "--init", tiny_model_path),
+        *("--validation", tiny_scenes_dir / "test", "--validate-every", 5),
+        *("--steps", 12, "--checkpoint-every", 1, "--no-check"),
+        *("--run-dir", s3_uri, "--out", model),
+    ]
+    store = RunFolder(s3_uri).checkpoints()
+    with running(command, TMPDIR=str(tmp_path)) as process:
+        wait_until(lambda: max(store.steps(), default=0) >= 3, process)
+        cluster = processes_of(process)
+        process.kill()
+    with running([*command, "--resume"]) as process:
+        _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    best = store.newest().record.best_step
+    assert best in (5, 10, 12)
+    assert store.steps() == sorted({best, 11, 12})
+    assert_equal_states(
+        model_file.load(str(model)).network.state_dict(), store.load(best).model_state
+    )
+    with RunFolder(s3_uri) as folder:
+        assert [line["step"] for line in folder.fetch_metrics()] == list(range(1, 13))
+        assert [line["step"] for line in read_validations(folder.local)] == [5, 10, 12]
+    remove_session_folders(cluster)
+
+
+def uninterrupted(run_dir, images):
+    """The weights of the same plan, trained here with as many threads as the command had."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with RunFolder(run_dir) as folder:
+        network = train_share(folder.read_plan(), images, device="cpu")
+    torch.set_num_threads(threads)
+    return network.state_dict()
+
+
+def processes_of(process):
+    """The processes below one, each with the words it was started with."""
+    return {child: child.cmdline() for child in process.children(recursive=True)}
+
+
+def remove_session_folders(cluster) -> None:
+    """Ends what is left of a cluster whose owner was killed, and removes what it could not remove itself.
+
+    Ray's agents, which compute nothing, notice only after minutes that their cluster is gone.
+    """
+    for child in cluster:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    assert psutil.wait_procs(cluster, timeout=60)[1] == []
+    words = " ".join(word for command in cluster.values() for word in command)
+    for folder in set(re.findall(r"/tmp/ray-\w+", words)):
+        shutil.rmtree(folder)
