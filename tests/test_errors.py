@@ -11,7 +11,14 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from appliance import errors
-from appliance.errors import ApplianceError, ImageError, InputError, ServiceError, StorageError
+from appliance.errors import (
+    ApplianceError,
+    ImageError,
+    InputError,
+    ServiceError,
+    StorageError,
+    TrainingStopped,
+)
 
 TREE = [
     cls
@@ -66,9 +73,11 @@ def test_every_fact_survives_a_copy(copied):
 
 @pytest.mark.parametrize("cls", [cls for cls in TREE if cls is not ImageError])
 def test_every_class_of_the_tree_pickles(cls):
-    error = cls("Broken", where="here", hint="Repair it")
+    besides = {"step": 3} if cls is TrainingStopped else {}
+    error = cls("Broken", where="here", hint="Repair it", **besides)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is cls
+    assert vars(again) == vars(error)
     assert str(again) == "Broken: here. Repair it."
 
 
