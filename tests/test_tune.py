@@ -39,6 +39,8 @@ def test_ranges_are_read(text, expected) -> None:
         ("learning_rate=a:b", "Not a range to search"),
         ("learning_rate=1:2:cubic", "Not a range to search"),
         ("optimizer=[", "Not a range to search"),
+        ("learning_rate=5", "One value leaves nothing to search"),
+        ("optimizer=sgd,sgd", "One value leaves nothing to search"),
         ("learning_rate=2:1", "The range is empty"),
         ("learning_rate=0:1:log", "begins above 0"),
         ("learning_rat=0:1", "No setting to search for"),

@@ -59,7 +59,15 @@ class SearchRange:
                 found = yaml.safe_load(f"[{values}]")
             except yaml.YAMLError:
                 raise wrong from None
-            return cls(name, tuple(_number(value) for value in found))
+            choices = tuple(_number(value) for value in found)
+            if all(choice == choices[0] for choice in choices):
+                raise ConfigError(
+                    "One value leaves nothing to search",
+                    got=repr(text),
+                    expected=FORMS,
+                    hint=f"Give several, or fix it with --set {name}={values}",
+                )
+            return cls(name, choices)
         try:
             low, high = float(parts[0]), float(parts[1])
         except ValueError:
