@@ -36,8 +36,7 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
         *("--steps", STEPS, "--checkpoint-every", 4, "--no-check", "--run-dir", run_dir),
         *("--out", model),
     ]
-    killed, stopped = sorted(random.sample(range(2, STEPS - 5), 2))
-    print("killed after step", killed, "and told to stop after step", stopped)
+    killed = random.randrange(2, STEPS // 2)
 
     # What a killed process cannot clear away shall go with the test.
     with running(command, TMPDIR=str(tmp_path), **ONE_THREAD) as process:
@@ -52,6 +51,9 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
         assert psutil.wait_procs(trainers, timeout=60)[1] == []
 
     command.append("--resume")
+    # Later than the killed one came, or its records would be taken for those of the next.
+    stopped = random.randrange(max(steps_recorded(run_dir)) + 1, STEPS - 2)
+    print("killed after step", killed, "and told to stop after step", stopped)
     with running(command, **ONE_THREAD) as process:
         wait_until(lambda: stopped in steps_recorded(run_dir), process)
         process.send_signal(signal.SIGTERM)
