@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -35,6 +35,7 @@ from appliance.on_ray.training_loop import (
     WorkerTask,
     error_of_ours,
     for_workers,
+    images_for_workers,
     outcome_of,
     run_worker,
 )
@@ -169,8 +170,8 @@ def train_on_ray(
         control = start_run_control()
         task = WorkerTask(
             for_workers(plan),
-            ray.put(_for_workers(images)),
-            ray.put(_for_workers(validation)),
+            ray.put(images_for_workers(images)),
+            ray.put(images_for_workers(validation)),
             folder.uri,
             control,
         )
@@ -219,11 +220,6 @@ def _trainer(
             callbacks=[GiveUp()],
         ),
     )
-
-
-def _for_workers(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
-    """Workers have a working folder of their own: relative paths would mean something else there."""
-    return [replace(i, storage_path=storage.absolute(i.storage_path)) for i in images]
 
 
 def _told(failure: TrainingFailedError, folder: RunFolder) -> ApplianceError:

@@ -7,6 +7,7 @@ at the newest good checkpoint of that folder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray.train import UserCallback
 from ray.train.collective import broadcast_from_rank_zero
 
 from appliance import storage
+from appliance.annotations.annotated_image import AnnotatedImage
 from appliance.errors import ApplianceError, StorageError, TrainingError, TrainingStopped
 from appliance.model.weights import NAMED_WEIGHTS
 from appliance.on_ray.run_control import StopSignal
@@ -100,6 +102,11 @@ def for_workers(plan: TrainingPlan) -> TrainingPlan:
     """The plan with addresses that mean the same in the working folder of a worker."""
     init = plan.init if plan.init in NAMED_WEIGHTS else storage.absolute(plan.init)
     return replace(plan, init=init)
+
+
+def images_for_workers(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
+    """Likewise the pictures."""
+    return [replace(i, storage_path=storage.absolute(i.storage_path)) for i in images]
 
 
 class GiveUp(UserCallback):

@@ -18,10 +18,9 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from appliance import storage
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ApplianceError, TrainingError
-from appliance.on_ray.training_loop import for_workers
+from appliance.on_ray.training_loop import for_workers, images_for_workers
 from appliance.training.engine import train
 from appliance.training.plan import TrainingPlan
 from appliance.training.search import SearchRange, SearchResult, Trial
@@ -85,7 +84,7 @@ def search_on_ray(
     Validator(validation, plan.spec)  # refuses unusable data here rather than in every trial
     os.environ.update(_ENVIRONMENT)
     resources, parallel = _resources(search)
-    task = (for_workers(plan), _moved(images), _moved(validation))
+    task = (for_workers(plan), images_for_workers(images), images_for_workers(validation))
     space = {searched.name: _domain(searched) for searched in search.ranges}
     with tempfile.TemporaryDirectory(prefix="ray-tune-") as scratch:
         tuner = tune.Tuner(
@@ -268,11 +267,6 @@ def _resources(search: Search) -> tuple[dict[str, float], int]:
     parallel = max(1, min(search.trials, search.parallel or most))
     resources: dict[str, float] = {"cpu": max(1, cpus // parallel)}
     return ({**resources, "gpu": 1} if search.use_gpu else resources), parallel
-
-
-def _moved(images: Sequence[AnnotatedImage]) -> list[AnnotatedImage]:
-    """Workers have a working folder of their own: relative paths would mean something else there."""
-    return [replace(i, storage_path=storage.absolute(i.storage_path)) for i in images]
 
 
 def _short(value: Any) -> str:

@@ -20,11 +20,11 @@ from typing import Any, Literal
 from appliance import storage
 from appliance.errors import ApplianceError, StorageError, TrainingStopped
 from appliance.training.monitor import METRICS_FILE, VALIDATION_FILE, parse_lines
+from appliance.training.run_folder import PLAN_FILE
 
 Status = Literal["running", "finished", "stopped", "failed"]
 
 STATUS_FILE = "run.json"
-_PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def list_runs(folder: str | os.PathLike[str]) -> list[RunSummary]:
     Raises:
         StorageError: There is no such folder, or it cannot be listed.
     """
-    found = map(_folder_of_plan, storage.list_files(folder, [_PLAN_FILE]))
+    found = map(_folder_of_plan, storage.list_files(folder, [PLAN_FILE]))
     runs = [summarise(run_dir) for run_dir in found if run_dir is not None]
     return sorted(runs, key=lambda run: (run.started_at or "", run.run_dir))
 
@@ -132,7 +132,7 @@ def list_runs(folder: str | os.PathLike[str]) -> list[RunSummary]:
 def summarise(run_dir: str) -> RunSummary:
     """How one run stands; of what cannot be read nothing is said."""
     record = _read_record(storage.join(run_dir, STATUS_FILE))
-    config = _read_json(storage.join(run_dir, _PLAN_FILE)).get("config") or {}
+    config = _read_json(storage.join(run_dir, PLAN_FILE)).get("config") or {}
     lines = _lines(storage.join(run_dir, METRICS_FILE))
     metric = str(config.get("validation_metric") or "map_50")
     validations = [v for v in _lines(storage.join(run_dir, VALIDATION_FILE)) if metric in v]
@@ -157,7 +157,7 @@ def summarise(run_dir: str) -> RunSummary:
 def _folder_of_plan(uri: str) -> str | None:
     """The folder of a plan; None where the name only ends alike. Options of a store stay at the end."""
     path, mark, options = uri.partition("?") if storage.is_remote(uri) else (uri, "", "")
-    ending = f"/{_PLAN_FILE}"
+    ending = f"/{PLAN_FILE}"
     return path.removesuffix(ending) + mark + options if path.endswith(ending) else None
 
 
