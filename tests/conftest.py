@@ -9,18 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from factories import spread_outputs
 from object_stores import gs_host, gs_uri, s3_host, s3_uri  # noqa: F401 - fixtures
+from tiny_fixtures import tiny_model_path, tiny_scenes, tiny_scenes_dir  # noqa: F401 - fixtures
 from torchvision_cache import weights_cache  # noqa: F401 - a fixture
 
-from appliance.annotations.dataset import ObjectDetectionDataset
-from appliance.annotations.samples.scenes import make_sample_dataset
 from appliance.cli import main as cli
-from appliance.labels import LabelMap
-from appliance.model import model_file
-from appliance.model.faster_rcnn import build_network
-from appliance.model.spec import ModelSpec
 
 # A run that was started in the background of a shell ignores Ctrl-C, and so would every process that a test
 # starts and interrupts.
@@ -46,45 +39,6 @@ def shared_dir() -> Path:
     if not SHARED_DIR.is_dir():  # pragma: no cover
         pytest.skip("the optional shared data folder is not beside the checkout")
     return SHARED_DIR
-
-
-@pytest.fixture(scope="session")
-def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real compact model for two labels, with random weights and therefore random detections.
-
-    Fresh weights score every region alike to the seventh digit, and then rounding decides which boxes come
-    out, in another way with another number of threads. So its outputs are spread.
-    """
-    spec = ModelSpec.of(
-        LabelMap(("circle", "square")),
-        backbone="mobilenet_v3_small",
-        shorter_side_px=96,
-        longer_side_px=160,
-        fpn_channels=32,
-        box_head_channels=32,
-        anchor_sizes_px=(16, 32, 64),
-        proposals_pre_nms=100,
-        proposals_post_nms=30,
-        score_threshold=0.3,
-    )
-    torch.manual_seed(2)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    model_file.save(str(path), spread_outputs(build_network(spec)), spec)
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny_scenes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `train` and `test` of a few small sample scenes in Pascal VOC layout."""
-    folder = tmp_path_factory.mktemp("scenes")
-    make_sample_dataset(folder, train=6, test=2, seed=3, size_wh=(160, 120))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_scenes(tiny_scenes_dir: Path) -> ObjectDetectionDataset:
-    """The training part of the small sample scenes."""
-    return ObjectDetectionDataset.create_from_dir("tiny", tiny_scenes_dir / "train")
 
 
 @pytest.fixture(scope="session")

@@ -189,14 +189,14 @@ def body_of(backbone: str) -> nn.Sequential:
 @pytest.mark.parametrize("backbone", COMPACT_BACKBONES)
 def test_folding_and_fusing_change_nothing(backbone: str) -> None:
     body = body_of(backbone)
-    assert can_fuse()
+    assert can_fuse(CPU)
     values = torch.randn(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         expected = body(values)
         fold_batch_norms(body)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
         folded = body(values)
-        fuse_convolutions(body)
+        fuse_convolutions(body, CPU)
         assert not any(isinstance(module, nn.Conv2d) for module in body.modules())
         fused = body(values)
         other_shape = body(torch.ones(2, 3, 32, 96).contiguous(memory_format=torch.channels_last))

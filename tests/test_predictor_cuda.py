@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_inference import body_of
 from test_predictor import assert_near, picture
 
+from appliance.model.inference.convolutions import can_fuse, fold_batch_norms, fuse_convolutions
 from appliance.model.inference.suppression import suppress
 from appliance.model.predictor import Predictor
 
@@ -55,3 +57,19 @@ def test_suppression_in_rounds_on_a_gpu() -> None:  # pragma: no cover
     kept, settled = suppress(boxes, scores, 0.5, greedy=False)
     assert settled
     assert torch.equal(kept, suppress(boxes, scores, 0.5, greedy=True)[0])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3_large"])
+def test_fused_convolutions_on_a_gpu_change_nothing(name: str) -> None:  # pragma: no cover
+    gpu = torch.device("cuda")
+    body = body_of(name).to(gpu, memory_format=torch.channels_last)
+    fold_batch_norms(body)
+    values = torch.randn(2, 3, 96, 128, device=gpu).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = body.double()(values.double())
+        body.float()
+        assert can_fuse(gpu)
+        fuse_convolutions(body, gpu)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            found = body(values)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)

@@ -212,19 +212,21 @@ class Predictor:
                 scale=self._scale,
                 offset=self._offset,
             )
-            sizes_wh = torch.tensor([(w, h) for h, w in sizes_hw], dtype=torch.float32)
-            sizes_wh = sizes_wh.to(self.device)
+            sizes_wh = self._upload(
+                torch.tensor([(w, h) for h, w in sizes_hw], dtype=torch.float32)
+            )
         if self._graphs is not None and self.stage_times is None:
             found = self._graphs(inputs, sizes_wh)
         else:
             found = self._network(inputs, sizes_wh, times=self.stage_times)
         return _Running(images, sizes_hw, inputs, sizes_wh, found)
 
-    def _upload(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _upload(self, values: torch.Tensor) -> torch.Tensor:
+        """To the device, without waiting for what it computes."""
         if self._uploads is None:
-            return pixels
+            return values
         with torch.cuda.stream(self._uploads):
-            uploaded = pixels.pin_memory().to(self.device, non_blocking=True)
+            uploaded = values.pin_memory().to(self.device, non_blocking=True)
         torch.cuda.current_stream(self.device).wait_stream(self._uploads)
         uploaded.record_stream(torch.cuda.current_stream(self.device))
         return uploaded

@@ -13,7 +13,7 @@ from appliance.model.inference.selection import BatchDetections
 logger = logging.getLogger(__name__)
 
 MAX_GRAPHS = 24
-"""Each keeps its own memory for inputs and answers; shapes beyond these run kernel by kernel."""
+"""Each keeps its own memory for inputs; shapes beyond these run kernel by kernel."""
 WARM_UP_RUNS = 2
 """Before recording, so that libraries choose their algorithms and constants are made."""
 
@@ -36,6 +36,8 @@ class CudaGraphs:
     def __init__(self, network: FastNetwork) -> None:
         self._network = network
         self._recorded: dict[torch.Size, _Recorded] = {}
+        # One for all: they run one after the other, and each one's answers are copied out at once.
+        self._memory_pool = torch.cuda.graph_pool_handle()
         self._broken = False
 
     def __call__(self, inputs: torch.Tensor, sizes_wh: torch.Tensor) -> BatchDetections:
@@ -78,6 +80,6 @@ class CudaGraphs:
                 self._network(own_inputs, own_sizes_wh)
         torch.cuda.current_stream(inputs.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._memory_pool):
             found = self._network(own_inputs, own_sizes_wh)
         return _Recorded(graph, own_inputs, own_sizes_wh, found)

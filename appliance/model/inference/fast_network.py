@@ -6,11 +6,13 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
 from appliance.model.inference.boxes import AnchorCache, are_large, clip_boxes, decode_boxes
 from appliance.model.inference.convolutions import can_fuse, fold_batch_norms, fuse_convolutions
+from appliance.model.inference.pyramid import FastPyramid
 from appliance.model.inference.roi_align import BINS, roi_align
 from appliance.model.inference.selection import BatchDetections, BoxSelection
 from appliance.model.inference.stage_times import StageTimes, measured
@@ -19,8 +21,6 @@ from appliance.model.inference.suppression import suppress
 MIN_PROPOSAL_SIDE_PX = 1e-3
 MIN_DETECTION_SIDE_PX = 1e-2
 """Smaller boxes are dropped, as in torchvision."""
-LAYOUT_INPUT = (1, 3, 320, 320)
-"""The first input, for which oneDNN lays the weights out: the same wherever a model is loaded."""
 
 
 class FastNetwork(nn.Module):
@@ -64,12 +64,10 @@ class FastNetwork(nn.Module):
         self._head_is_flat = hasattr(self.box_head, "fc6")
         if self._head_is_flat:
             _read_bins_first(self.box_head.fc6)
-        if self._on_cpu and can_fuse():
-            fuse_convolutions(self.backbone)
-            fuse_convolutions(self.rpn_head)
-            with torch.inference_mode():
-                fixed = torch.zeros(LAYOUT_INPUT).contiguous(memory_format=torch.channels_last)
-                self.rpn_head(list(self.backbone(fixed).values()))
+        self.backbone.fpn = FastPyramid(self.backbone.fpn)
+        if can_fuse(device):
+            fuse_convolutions(self.backbone, device)
+            fuse_convolutions(self.rpn_head, device)
 
     def forward(
         self,
@@ -120,7 +118,7 @@ class FastNetwork(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The best boxes of the RPN: float32 `[B, P, 4]`, bool `[B, P]` which are valid, and `settled`."""
         batch = len(sizes_wh)
-        boxes, scores, settled = [], [], []
+        boxes, scores = [], []
         for level_anchors, level_objectness, level_deltas in zip(
             anchors_xyxy, objectness, deltas, strict=True
         ):
@@ -134,13 +132,10 @@ class FastNetwork(nn.Module):
             level_scores = logits.float().sigmoid()
             usable = are_large(level_boxes, MIN_PROPOSAL_SIDE_PX)
             usable &= level_scores >= self._rpn_score_threshold
-            level_scores = level_scores.masked_fill(~usable, -torch.inf)
-            kept, level_settled = suppress(
-                level_boxes, level_scores, self._rpn_iou_threshold, greedy=greedy
-            )
             boxes.append(level_boxes)
-            scores.append(level_scores.masked_fill(~kept, -torch.inf))
-            settled.append(level_settled)
+            scores.append(level_scores.masked_fill(~usable, -torch.inf))
+        kept, settled = self._suppress_levels(boxes, scores, greedy)
+        scores = [s.masked_fill(~k, -torch.inf) for s, k in zip(scores, kept, strict=True)]
         all_scores = torch.cat(scores, dim=1)
         best_scores, best = all_scores.topk(min(self._post_nms, all_scores.shape[1]), dim=1)
         best_boxes = torch.cat(boxes, dim=1).gather(1, best[..., None].expand(-1, -1, 4))
@@ -149,7 +144,30 @@ class FastNetwork(nn.Module):
             # The box head is most of the work after the trunk: no row for what is not there.
             count = max(1, int(valid.sum(1).max()))
             best_boxes, valid = best_boxes[:, :count], valid[:, :count]
-        return best_boxes, valid, torch.stack(settled).all()
+        return best_boxes, valid, settled
+
+    def _suppress_levels(
+        self, boxes_xyxy: Sequence[torch.Tensor], scores: Sequence[torch.Tensor], greedy: bool
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What each level keeps, bool `[B, N]` each, and `settled`."""
+        if greedy:
+            pairs = zip(boxes_xyxy, scores, strict=True)
+            done = [suppress(b, s, self._rpn_iou_threshold, greedy=True) for b, s in pairs]
+            return [kept for kept, _ in done], torch.stack([settled for _, settled in done]).all()
+        # As further pictures of one batch: a fifth of the launches.
+        counts = [level.shape[1] for level in scores]
+        padding = [max(counts) - count for count in counts]
+        stacked_boxes = torch.cat(
+            [F.pad(b, (0, 0, 0, p)) for b, p in zip(boxes_xyxy, padding, strict=True)]
+        )
+        stacked_scores = torch.cat(
+            [F.pad(s, (0, p), value=-torch.inf) for s, p in zip(scores, padding, strict=True)]
+        )
+        kept, settled = suppress(
+            stacked_boxes, stacked_scores, self._rpn_iou_threshold, greedy=False
+        )
+        levels = kept.chunk(len(counts))
+        return [level[:, :n] for level, n in zip(levels, counts, strict=True)], settled
 
     def _classify(
         self, pooled: Sequence[torch.Tensor], proposals_xyxy: torch.Tensor, input_height: int

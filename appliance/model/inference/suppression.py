@@ -75,20 +75,26 @@ def _in_rounds(
     order = scores.argsort(dim=1, descending=True, stable=True)
     boxes = boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4))
     valid = scores.gather(1, order) > -torch.inf
-    rivals = (_pairwise_iou(boxes) > iou_threshold).tril(-1)  # [B, i, j]: j is better than i
+    rivals = (_pairwise_iou(boxes) > iou_threshold).tril_(-1)  # [B, i, j]: j is better than i
     rivals &= valid[:, None, :]
     if groups is not None:
         ordered_groups = groups.gather(1, order)
         rivals &= ordered_groups[:, :, None] == ordered_groups[:, None, :]
-    kept = valid
+    # As numbers, a round is one product of matrices. Half precision counts ones well enough to tell none
+    # from some.
+    dtype = torch.float16 if boxes.is_cuda else torch.float32
+    overlapping, present = rivals.to(dtype), valid.to(dtype)[..., None]
+    kept = before = present
     for _ in range(ROUNDS):
-        before, kept = kept, valid & ~(rivals & kept[:, None, :]).any(-1)
-    return torch.zeros_like(kept).scatter(1, order, kept), (before == kept).all()
+        before, kept = kept, present * (torch.bmm(overlapping, kept) == 0)
+    mask = torch.zeros_like(valid).scatter(1, order, kept[..., 0] > 0)
+    return mask, (before == kept).all()
 
 
 def _pairwise_iou(boxes_xyxy: torch.Tensor) -> torch.Tensor:
-    top_left = torch.maximum(boxes_xyxy[:, :, None, :2], boxes_xyxy[:, None, :, :2])
-    bottom_right = torch.minimum(boxes_xyxy[:, :, None, 2:], boxes_xyxy[:, None, :, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    area = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1)
+    x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
+    width = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
+    height = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
+    intersection = width.clamp_(min=0) * height.clamp_(min=0)
+    area = (x2 - x1) * (y2 - y1)
     return intersection / (area[:, :, None] + area[:, None, :] - intersection)

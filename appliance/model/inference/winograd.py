@@ -3,15 +3,17 @@
     pixels -> 6 x 6 tiles, transformed -> 36 matrix products -> transformed back -> pixels
 
 Each tile of 4 x 4 outputs costs 36 multiplications per pair of channels instead of 144. Both transforms
-are sums of a few pixels with fixed weights, so each is an embedding lookup with weights, as in `roi_align`:
-vectorised over channels, on all cores, with no copy of the overlapping tiles; borders are pixels left out
-of a sum. Long pictures go through in strips, so that what lies between the steps stays small.
+are sums of a few pixels with fixed weights, along columns and then along rows, so each is two embedding lookups
+with weights, as in `roi_align`: vectorised over channels, on all cores, with no copy of the overlapping tiles;
+borders are pixels left out of a sum. The products are one convolution of 36 groups. Long pictures go through in
+strips, so that what lies between the steps stays small.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (arXiv 1509.09308), section 4.3.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,15 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from appliance.model.inference.laid_out_weights import Geometry, LaidOutWeights
+
 TILE = 4
 """Outputs along each side of a tile; it reads two pixels more."""
 TAPS = TILE + 2
 STRIP_BYTES = 8 * 2**20
 """How large a transformed strip may get: within it, the caches of a processor still help."""
-LEAST_CHANNELS = 96
-"""With fewer, the transforms cost more than the multiplications saved."""
-LEAST_TILES = 24
-"""With fewer, reading 36 instead of 9 weights per pair of channels costs more than it saves."""
+_LEAST = {"AVX2": (64, 12), "AVX512": (96, 24)}
+"""Channels and tiles from which on it pays, by what torch vectorises with (elsewhere its embedding lookup is not
+vectorised). With fewer channels the transforms cost more than the multiplications saved; with fewer tiles,
+reading 36 instead of 9 weights per pair of channels does. Both come later where direct multiplying is faster."""
+LEAST_CHANNELS, LEAST_TILES = _LEAST.get(torch.backends.cpu.get_cpu_capability(), (math.inf,) * 2)
 
 # Interpolation at 0, 1, -1, 2, -2 and infinity.
 _OF_PIXELS = (
@@ -57,7 +62,7 @@ _ALL_ONES = 1 * TAPS + 1
 
 
 def can_transform(convolution: nn.Conv2d) -> bool:
-    """Whether this convolution has the form and this processor the instructions for it."""
+    """Whether this convolution has the form and the channels, and this processor the instructions, for it."""
     return (
         convolution.kernel_size == (3, 3)
         and convolution.stride == (1, 1)
@@ -65,8 +70,8 @@ def can_transform(convolution: nn.Conv2d) -> bool:
         and convolution.dilation == (1, 1)
         and convolution.groups == 1
         and min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
-        # Elsewhere torch's embedding lookup is not vectorised.
-        and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        # Whole vectors, whatever their length: oneDNN's code for groups of other sizes is slow.
+        and convolution.in_channels % 16 == convolution.out_channels % 16 == 0
     )
 
 
@@ -83,11 +88,16 @@ class WinogradConvolution:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         transform = torch.tensor(_OF_WEIGHTS, dtype=torch.float64)
         both = torch.kron(transform, transform)
-        outputs, channels = weight.shape[:2]
-        transformed = both @ weight.detach().double().reshape(-1, 9).T
-        self._weight = transformed.view(TAPS**2, outputs, channels).transpose(1, 2).float()
-        self._weight = self._weight.contiguous()
-        self._bias = None if bias is None else bias.detach()
+        self._outputs, channels = weight.shape[:2]
+        transformed = (both @ weight.detach().double().reshape(-1, 9).T).float()
+        kernels = transformed.reshape(TAPS**2 * self._outputs, channels, 1, 1)
+        self._geometry = Geometry([0, 0], [1, 1], [1, 1], groups=TAPS**2)
+        self._weights = LaidOutWeights(kernels, self._geometry)
+        self._bias = None
+        if bias is not None:
+            self._bias = torch.zeros(TAPS**2, self._outputs)
+            self._bias[_ALL_ONES] = bias.detach()
+            self._bias = self._bias.flatten()
 
     @staticmethod
     def pays(values: torch.Tensor) -> bool:
@@ -98,7 +108,7 @@ class WinogradConvolution:
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """float32 `[B, O, h, w]` from float32 `[B, C, h, w]`, both channels last in memory."""
         batch, channels, height, width = values.shape
-        widest = max(channels, self._weight.shape[2])
+        widest = max(channels, self._outputs)
         rows = values.permute(0, 2, 3, 1).contiguous()
         row_bytes = TAPS**2 * _tiles(width) * widest * values.element_size()
         tile_rows = max(1, STRIP_BYTES // row_bytes)
@@ -118,12 +128,23 @@ class WinogradConvolution:
         """float32 `[n * outputs * w, O]` from rows `[n, h, w, C]` of pictures."""
         count, height, width, channels = rows.shape
         sums = _strip_sums(count, height, width, outputs, at_top)
-        tiles = sums.down(rows.reshape(-1, channels))
-        tiles = sums.across(tiles).view(TAPS**2, -1, channels)
-        products = torch.bmm(tiles, self._weight)
-        if self._bias is not None:
-            products[_ALL_ONES] += self._bias
-        return sums.back(products.view(-1, products.shape[2]))
+        tiles = sums.across(sums.down(rows.reshape(-1, channels)))
+        products = self._multiply(tiles.view(-1, TAPS**2 * channels))
+        return sums.back_across(sums.back_down(products.view(-1, self._outputs)))
+
+    def _multiply(self, tiles: torch.Tensor) -> torch.Tensor:
+        """float32 `[T, 36 * O]` from `[T, 36 * C]`: for each frequency the product with its weights."""
+        values = tiles[None, None].permute(0, 3, 1, 2)
+        products = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001 - as torch's compiler does
+            values,
+            self._weights.laid_out_for(values),
+            self._bias,
+            *self._geometry,
+            "none",
+            [],
+            "",
+        )
+        return torch.as_tensor(products).permute(0, 2, 3, 1)
 
 
 class _WeightedSums(NamedTuple):
@@ -156,11 +177,12 @@ class _WeightedSums(NamedTuple):
 
 
 class _StripSums(NamedTuple):
-    """From pixels to tiles transformed along columns, then along rows, and from products to outputs."""
+    """From pixels to tiles transformed along columns, then along rows, and from products to outputs likewise."""
 
     down: _WeightedSums
     across: _WeightedSums
-    back: _WeightedSums
+    back_down: _WeightedSums
+    back_across: _WeightedSums
 
 
 @lru_cache(maxsize=64)
@@ -182,22 +204,25 @@ def _strip_sums(count: int, height: int, width: int, outputs: int, at_top: bool)
     rows = (pictures[:, None, None, None] * height + y.clamp(0, height - 1)) * width + x
     down = _WeightedSums.of(rows, of_pixels[:, None, None, None] * inside)
 
-    # [frequency, picture, tile row as before; frequency, tile column, tap] -> the first and the last are
-    # brought together: [frequency, frequency, picture, tile row, tile column, tap]
+    # [picture, tile row, tile column, frequency as before, frequency, tap]: those of a tile beside each other
     x = torch.arange(tile_columns)[:, None] * TILE + taps - 1
-    inside = (x >= 0) & (x < width)
-    lines = torch.arange(TAPS * count * tile_rows).view(TAPS, 1, count, tile_rows, 1, 1)
-    across = _WeightedSums.of(
-        lines * width + x.clamp(0, width - 1), of_pixels[:, None, None, None] * inside
-    )
+    inside = ((x >= 0) & (x < width))[:, None, None]
+    lines = torch.arange(TAPS * count * tile_rows).view(TAPS, count, tile_rows).permute(1, 2, 0)
+    rows = lines[:, :, None, :, None, None] * width + x.clamp(0, width - 1)[:, None, None]
+    across = _WeightedSums.of(rows, of_pixels * inside)
 
-    # [picture, y, x, frequency, frequency]
-    y, x = torch.arange(outputs), torch.arange(width)
-    tiles = (pictures[:, None] * tile_rows + y // TILE)[:, :, None] * tile_columns + x // TILE
-    frequencies = torch.arange(TAPS**2) * (count * tile_rows * tile_columns)
-    weights = of_outputs[y % TILE][:, None, :, None] * of_outputs[x % TILE][None, :, None, :]
-    back = _WeightedSums.of(tiles[..., None] + frequencies, weights.flatten(2))
-    return _StripSums(down, across, back)
+    # [picture, y, tile column, frequency along x, frequency along y]
+    y, columns = torch.arange(outputs), torch.arange(tile_columns)
+    tiles = (pictures[:, None] * tile_rows + y // TILE)[..., None] * tile_columns + columns
+    rows = tiles[..., None, None] * TAPS**2 + taps[:, None] + taps * TAPS
+    back_down = _WeightedSums.of(rows, of_outputs[y % TILE][:, None, None])
+
+    # [picture, y, x, frequency along x]
+    x = torch.arange(width)
+    lines = torch.arange(count * outputs).view(count, outputs, 1)
+    rows = (lines * tile_columns + x // TILE)[..., None] * TAPS + taps
+    back_across = _WeightedSums.of(rows, of_outputs[x % TILE])
+    return _StripSums(down, across, back_down, back_across)
 
 
 def _tiles(pixels: int) -> int:
