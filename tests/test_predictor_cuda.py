@@ -23,7 +23,7 @@ def test_recorded_graphs_answer_as_the_cpu_does(tiny_model_path) -> None:  # pra
         for found, expected in zip(gpu.predict(pictures), cpu.predict(pictures), strict=True):
             # Half precision: the best are the same, the last of many need not be.
             assert abs(len(found) - len(expected)) <= 3
-            np.testing.assert_allclose(found.scores[:5], expected.scores[:5], atol=0.01)
+            np.testing.assert_allclose(found.scores[:5], expected.scores[:5], atol=0.02)
 
 
 def test_company_changes_nothing_on_a_gpu(tiny_model_path) -> None:  # pragma: no cover

@@ -13,7 +13,7 @@ from appliance.errors import ModelFileError
 from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network, freeze_stages
-from appliance.model.spec import ModelSpec
+from appliance.model.spec import COMPACT, ModelSpec
 from appliance.model.weights import apply_weights, read_starting_weights, spec_for
 from appliance.training.plan import plan_training, settings_for
 
@@ -131,9 +131,10 @@ def test_a_file_of_neither_kind_is_refused(tmp_path) -> None:
         read_starting_weights(str(path))
 
 
+@pytest.mark.parametrize("architecture", [COMPACT, "fasterrcnn_resnet50_fpn"])
 @pytest.mark.parametrize(("stages", "last"), [(0, None), (1, "layer1"), (2, "layer2")])
-def test_frozen_stages_do_not_learn(stages: int, last: str | None) -> None:
-    spec = ModelSpec.of(LabelMap(("a",)), backbone="resnet18")
+def test_frozen_stages_do_not_learn(architecture: str, stages: int, last: str | None) -> None:
+    spec = ModelSpec.of(LabelMap(("a",)), architecture)
     network = build_network(spec)
     freeze_stages(network, spec, stages)
     order = ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"]
@@ -141,4 +142,13 @@ def test_frozen_stages_do_not_learn(stages: int, last: str | None) -> None:
     body = network.backbone.body
     for name in order:
         learns = {parameter.requires_grad for parameter in getattr(body, name).parameters()}
-        assert learns == {name not in frozen}
+        assert learns <= {name not in frozen}
+
+
+def test_mobilenets_of_torchvision_freeze_down_to_stride_4() -> None:
+    spec = ModelSpec.of(LabelMap(("a",)), "fasterrcnn_mobilenet_v3_large_fpn")
+    network = build_network(spec)
+    freeze_stages(network, spec, 1)
+    children = list(network.backbone.body.children())
+    learns = [any(p.requires_grad for p in child.parameters()) for child in children[:6]]
+    assert learns == [False] * 4 + [True] * 2

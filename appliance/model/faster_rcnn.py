@@ -100,17 +100,26 @@ def extract_body(backbone_name: str) -> tuple[nn.Module, dict[int, tuple[str, in
     return body, last_at_stride
 
 
+_TORCHVISION_BACKBONES = {
+    "fasterrcnn_resnet50_fpn": "resnet50",
+    "fasterrcnn_resnet50_fpn_v2": "resnet50",
+    "fasterrcnn_mobilenet_v3_large_fpn": "mobilenet_v3_large",
+    "fasterrcnn_mobilenet_v3_large_320_fpn": "mobilenet_v3_large",
+}
+
+
 def freeze_stages(network: FasterRCNN, spec: ModelSpec, stages: int) -> None:
-    """Switches off learning in the first stages of a compact network's backbone.
+    """Switches off learning in the first stages of a network's backbone.
 
     Args:
         network: Changed in place.
         spec: What it was built from.
         stages: 1 freezes down to stride 4, 2 to stride 8, 3 to stride 16; 0 nothing.
     """
-    if stages == 0 or spec.backbone is None:
+    if stages == 0:
         return
-    last_frozen, _ = extract_body(spec.backbone)[1][2 ** (stages + 1)]
+    backbone = spec.backbone or _TORCHVISION_BACKBONES[spec.architecture]
+    last_frozen, _ = extract_body(backbone)[1][2 ** (stages + 1)]
     for name, child in network.backbone.body.named_children():
         child.requires_grad_(False)
         if name == last_frozen:

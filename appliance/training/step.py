@@ -29,6 +29,7 @@ from appliance.training.averaging import WeightAverage
 from appliance.training.checkpoint import Checkpoint, RunRecord
 from appliance.training.config import TrainingConfig
 from appliance.training.data import Batch, Share
+from appliance.training.frozen_norms import FrozenNorms
 from appliance.training.losses import DetectionLosses
 from appliance.training.optimizer import build_optimizer
 from appliance.training.precision import autocast_dtype
@@ -92,7 +93,10 @@ class Learner:
             self._average = WeightAverage(network, config.ema_decay)
             if start is not None and start.average_state:
                 self._average.network.load_state_dict(start.average_state)
-        self._losses_of = DetectionLosses(network, dtype).to(device)
+        # On a CPU one by one: what passes over memory cost there, weights to be scaled cost too.
+        folding = device.type == "cuda" and not train_batch_norm
+        norms = FrozenNorms(network) if folding else None
+        self._losses_of = DetectionLosses(network, dtype, norms).to(device)
         self._model: nn.Module = self._losses_of
         if share.world_size > 1:
             self._model = DistributedDataParallel(

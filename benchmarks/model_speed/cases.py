@@ -82,10 +82,10 @@ _GPU_CASES = {
         (1600, 960), 96, (TrainingStage(400, 600, 1e-3), TrainingStage(800, 400, 3e-4)), _ON_GPU
     ),
     "fasterrcnn_resnet50_fpn": Case(
-        (1600, 960), 96, (TrainingStage(400, 600, 4e-4), TrainingStage(800, 600, 2e-4)), _ON_GPU
+        (1600, 960), 96, (TrainingStage(400, 400, 4e-4), TrainingStage(800, 200, 2e-4)), _ON_GPU
     ),
     "fasterrcnn_resnet50_fpn_v2": Case(
-        (1600, 960), 96, (TrainingStage(400, 600, 4e-4), TrainingStage(800, 600, 2e-4)), _ON_GPU
+        (1600, 960), 96, (TrainingStage(400, 400, 4e-4), TrainingStage(800, 200, 2e-4)), _ON_GPU
     ),
 }
 _QUICK = Case((160, 120), 4, (TrainingStage(96, 2, 1e-3),), {1: 2, 4: 4, 16: 16})

@@ -76,7 +76,7 @@ def main() -> None:
         type=int,
         choices=range(4),
         default=0,
-        help="stages of the compact backbone that the plain loop freezes; ours freezes one of"
+        help="stages of the backbone that the plain loop freezes; ours freezes one of"
         " pretrained weights by itself",
     )
     run_command(parser, _run)

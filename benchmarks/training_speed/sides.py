@@ -62,7 +62,7 @@ class Bench:
         device: Where to compute.
         init: Starting weights: "none" or a file.
         precision: Of ours; see `TrainingConfig`.
-        plain_frozen_stages: First stages of a compact network that the plain loop freezes.
+        plain_frozen_stages: First stages of the backbone that the plain loop freezes.
         train_images: To learn from.
         test_images: To measure what was learnt.
     """

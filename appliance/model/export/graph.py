@@ -18,7 +18,8 @@ from torchvision.models.detection import FasterRCNN
 
 from appliance.model.faster_rcnn import IMAGE_MEAN, IMAGE_STD
 from appliance.model.inference.convolutions import fold_batch_norms
-from appliance.model.inference.fast_network import MIN_DETECTION_SIDE_PX, MIN_PROPOSAL_SIDE_PX
+from appliance.model.inference.fast_network import MIN_DETECTION_SIDE_PX
+from appliance.model.inference.proposals import MIN_PROPOSAL_SIDE_PX
 from appliance.model.inference.resizing import SIZE_DIVISOR
 from appliance.model.spec import ModelSpec
 

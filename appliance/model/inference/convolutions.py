@@ -6,7 +6,8 @@ any input shape runs at once. Where torch lacks their operators the network stay
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -20,19 +21,36 @@ from appliance.model.inference.cudnn import CudnnConv2d
 from appliance.model.inference.onednn import OneDnnConv2d
 
 
-def fold_batch_norms(module: nn.Module) -> None:
-    """Folds every BatchNorm that follows a convolution into it, in place. For eval mode only."""
+class NormedConvolution(NamedTuple):
+    """A convolution with the BatchNorm that follows it, both children of `parent`."""
+
+    parent: nn.Module
+    convolution_name: str
+    convolution: nn.Conv2d
+    norm_name: str
+    norm: _BatchNorm
+
+
+def normed_convolutions(module: nn.Module) -> Iterator[NormedConvolution]:
+    """Every convolution that a BatchNorm follows."""
     previous: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
         if _is_batch_norm(child) and previous and isinstance(previous[1], nn.Conv2d):
             # A frozen BatchNorm has the same statistics and factors under the same names.
-            folded = fuse_conv_bn_eval(previous[1], cast("_BatchNorm", child))
-            # In Sequential too, a child is replaced by setting the attribute of its name.
-            setattr(module, previous[0], folded)
-            setattr(module, name, nn.Identity())
+            norm = cast("_BatchNorm", child)
+            yield NormedConvolution(module, previous[0], previous[1], name, norm)
         else:
-            fold_batch_norms(child)
+            yield from normed_convolutions(child)
         previous = (name, child)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Folds every BatchNorm that follows a convolution into it, in place. For eval mode only."""
+    for found in list(normed_convolutions(module)):
+        folded = fuse_conv_bn_eval(found.convolution, found.norm)
+        # In Sequential too, a child is replaced by setting the attribute of its name.
+        setattr(found.parent, found.convolution_name, folded)
+        setattr(found.parent, found.norm_name, nn.Identity())
 
 
 def can_fuse(device: torch.device) -> bool:

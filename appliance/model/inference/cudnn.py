@@ -19,8 +19,8 @@ class CudnnConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self._has_relu = False
-        self._weight = convolution.weight
-        self._bias: torch.Tensor | None = convolution.bias
+        self._weight = convolution.weight.detach()
+        self._bias = None if convolution.bias is None else convolution.bias.detach()
         self._stride, self._padding = (
             list(convolution.stride),
             [int(side) for side in convolution.padding],

@@ -6,19 +6,17 @@ import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
 from appliance.model.inference.boxes import AnchorCache, are_large, clip_boxes, decode_boxes
 from appliance.model.inference.convolutions import can_fuse, fold_batch_norms, fuse_convolutions
+from appliance.model.inference.proposals import ProposalSelection
 from appliance.model.inference.pyramid import FastPyramid
 from appliance.model.inference.roi_align import BINS, roi_align
 from appliance.model.inference.selection import BatchDetections, BoxSelection
 from appliance.model.inference.stage_times import StageTimes, measured
-from appliance.model.inference.suppression import suppress
 
-MIN_PROPOSAL_SIDE_PX = 1e-3
 MIN_DETECTION_SIDE_PX = 1e-2
 """Smaller boxes are dropped, as in torchvision."""
 
@@ -49,11 +47,7 @@ class FastNetwork(nn.Module):
         copied = copied.to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
         self._anchors = AnchorCache(network.rpn.anchor_generator, device)
-        self._pre_nms = copied.rpn.pre_nms_top_n()
-        self._post_nms = copied.rpn.post_nms_top_n()
-        self._rpn_iou_threshold = network.rpn.nms_thresh
-        self._rpn_score_threshold = network.rpn.score_thresh
-        self._rpn_weights = network.rpn.box_coder.weights
+        self._proposals = ProposalSelection.of(copied.rpn)
         self._box_weights = network.roi_heads.box_coder.weights
         self._pooled_levels = network.roi_heads.box_roi_pool.featmap_names
         self.backbone, self.rpn_head = copied.backbone, copied.rpn.head
@@ -91,9 +85,12 @@ class FastNetwork(nn.Module):
             objectness, deltas = self.rpn_head(list(pyramid.values()))
         with measured(times, "rpn"):
             anchors = self._anchors(inputs.shape[-2:], [o.shape[-2:] for o in objectness])
-            proposals_xyxy, valid, rpn_settled = self._propose(
-                anchors, objectness, deltas, sizes_wh, greedy
-            )
+            proposals = self._proposals.select(anchors, objectness, deltas, sizes_wh, greedy=greedy)
+            proposals_xyxy, valid = proposals.boxes_xyxy, proposals.valid
+            if self._on_cpu:
+                # The box head is most of the work after the trunk: no row for what is not there.
+                count = max(1, int(valid.sum(1).max()))
+                proposals_xyxy, valid = proposals_xyxy[:, :count], valid[:, :count]
         with measured(times, "roi"):
             pooled = [pyramid[name] for name in self._pooled_levels if name in pyramid]
             logits, box_deltas = self._classify(pooled, proposals_xyxy, inputs.shape[-2])
@@ -105,69 +102,8 @@ class FastNetwork(nn.Module):
             scores = scores.masked_fill(~(usable & scores.isfinite()), -torch.inf)
             found = self.selection.select(boxes_xyxy, scores, greedy=greedy)
         return BatchDetections(
-            found.boxes_xyxy, found.scores, found.class_ids, found.settled & rpn_settled
+            found.boxes_xyxy, found.scores, found.class_ids, found.settled & proposals.settled
         )
-
-    def _propose(
-        self,
-        anchors_xyxy: Sequence[torch.Tensor],
-        objectness: Sequence[torch.Tensor],
-        deltas: Sequence[torch.Tensor],
-        sizes_wh: torch.Tensor,
-        greedy: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best boxes of the RPN: float32 `[B, P, 4]`, bool `[B, P]` which are valid, and `settled`."""
-        batch = len(sizes_wh)
-        boxes, scores = [], []
-        for level_anchors, level_objectness, level_deltas in zip(
-            anchors_xyxy, objectness, deltas, strict=True
-        ):
-            # Only the best are decoded; torchvision decodes every anchor first.
-            logits = level_objectness.permute(0, 2, 3, 1).reshape(batch, -1)
-            logits, best = logits.topk(min(self._pre_nms, logits.shape[1]), dim=1)
-            best_deltas = level_deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
-            best_deltas = best_deltas.gather(1, best[..., None].expand(-1, -1, 4))
-            level_boxes = decode_boxes(best_deltas, level_anchors[best], self._rpn_weights)
-            level_boxes = clip_boxes(level_boxes, sizes_wh)
-            level_scores = logits.float().sigmoid()
-            usable = are_large(level_boxes, MIN_PROPOSAL_SIDE_PX)
-            usable &= level_scores >= self._rpn_score_threshold
-            boxes.append(level_boxes)
-            scores.append(level_scores.masked_fill(~usable, -torch.inf))
-        kept, settled = self._suppress_levels(boxes, scores, greedy)
-        scores = [s.masked_fill(~k, -torch.inf) for s, k in zip(scores, kept, strict=True)]
-        all_scores = torch.cat(scores, dim=1)
-        best_scores, best = all_scores.topk(min(self._post_nms, all_scores.shape[1]), dim=1)
-        best_boxes = torch.cat(boxes, dim=1).gather(1, best[..., None].expand(-1, -1, 4))
-        valid = best_scores > -torch.inf
-        if self._on_cpu:
-            # The box head is most of the work after the trunk: no row for what is not there.
-            count = max(1, int(valid.sum(1).max()))
-            best_boxes, valid = best_boxes[:, :count], valid[:, :count]
-        return best_boxes, valid, settled
-
-    def _suppress_levels(
-        self, boxes_xyxy: Sequence[torch.Tensor], scores: Sequence[torch.Tensor], greedy: bool
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What each level keeps, bool `[B, N]` each, and `settled`."""
-        if greedy:
-            pairs = zip(boxes_xyxy, scores, strict=True)
-            done = [suppress(b, s, self._rpn_iou_threshold, greedy=True) for b, s in pairs]
-            return [kept for kept, _ in done], torch.stack([settled for _, settled in done]).all()
-        # As further pictures of one batch: a fifth of the launches.
-        counts = [level.shape[1] for level in scores]
-        padding = [max(counts) - count for count in counts]
-        stacked_boxes = torch.cat(
-            [F.pad(b, (0, 0, 0, p)) for b, p in zip(boxes_xyxy, padding, strict=True)]
-        )
-        stacked_scores = torch.cat(
-            [F.pad(s, (0, p), value=-torch.inf) for s, p in zip(scores, padding, strict=True)]
-        )
-        kept, settled = suppress(
-            stacked_boxes, stacked_scores, self._rpn_iou_threshold, greedy=False
-        )
-        levels = kept.chunk(len(counts))
-        return [level[:, :n] for level, n in zip(levels, counts, strict=True)], settled
 
     def _classify(
         self, pooled: Sequence[torch.Tensor], proposals_xyxy: torch.Tensor, input_height: int
