@@ -44,9 +44,10 @@ def roi_align(
     """
     levels = _levels(boxes_xyxy, strides_px)
     tables = [level.permute(0, 2, 3, 1).flatten(0, 2) for level in features]
-    if boxes_xyxy.is_cuda:
+    rows_of_all = sum(len(table) for table in tables)
+    if boxes_xyxy.is_cuda or rows_of_all <= len(boxes_xyxy) * BINS * BINS:
         return _gather_from_all(features, tables, boxes_xyxy, batch_indices, levels, strides_px)
-    # Where looking costs nothing, the levels need not be copied below each other.
+    # Where looking costs nothing, copying what was gathered is cheaper than the levels below each other.
     result = boxes_xyxy.new_empty((len(boxes_xyxy), BINS * BINS, tables[0].shape[1]))
     for index, (level, table, stride_px) in enumerate(
         zip(features, tables, strides_px, strict=True)

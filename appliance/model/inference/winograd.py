@@ -13,7 +13,6 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (arXiv
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,10 +28,9 @@ TAPS = TILE + 2
 STRIP_BYTES = 8 * 2**20
 """How large a transformed strip may get: within it, the caches of a processor still help."""
 _LEAST = {"AVX2": (64, 12), "AVX512": (96, 24)}
-"""Channels and tiles from which on it pays, by what torch vectorises with (elsewhere its embedding lookup is not
-vectorised). With fewer channels the transforms cost more than the multiplications saved; with fewer tiles,
-reading 36 instead of 9 weights per pair of channels does. Both come later where direct multiplying is faster."""
-LEAST_CHANNELS, LEAST_TILES = _LEAST.get(torch.backends.cpu.get_cpu_capability(), (math.inf,) * 2)
+LEAST_CHANNELS, LEAST_TILES = _LEAST.get(torch.backends.cpu.get_cpu_capability(), (96, 24))
+"""With fewer channels the transforms cost more than the multiplications saved; with fewer tiles, reading 36 instead
+of 9 weights per pair of channels does. Both come later where multiplying directly is faster."""
 
 # Interpolation at 0, 1, -1, 2, -2 and infinity.
 _OF_PIXELS = (
@@ -70,6 +68,8 @@ def can_transform(convolution: nn.Conv2d) -> bool:
         and convolution.dilation == (1, 1)
         and convolution.groups == 1
         and min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
+        # Elsewhere torch's embedding lookup is not vectorised.
+        and torch.backends.cpu.get_cpu_capability() in _LEAST
         # Whole vectors, whatever their length: oneDNN's code for groups of other sizes is slow.
         and convolution.in_channels % 16 == convolution.out_channels % 16 == 0
     )
