@@ -106,13 +106,23 @@ def test_train_and_score_on_ray(
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_1(
-    tmp_path, arguments: list[str], sentence: str
+    run_appliance, tmp_path, monkeypatch, capsys, arguments: list[str], sentence: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     given = [str(tmp_path / "out") if text == "OUT" else text for text in arguments]
-    done = subprocess.run([APPLIANCE, *given], capture_output=True, text=True, cwd=tmp_path)
+    assert run_appliance(*given) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.splitlines()[-1].startswith(sentence)
+    assert "Traceback" not in stderr
+
+
+def test_a_mistake_is_one_sentence_from_the_shell_too(tmp_path) -> None:
+    command = [APPLIANCE, "score", "nowhere.safetensors", "nowhere", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(sentence)
-    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
 
 
 @pytest.mark.parametrize(
@@ -174,10 +184,15 @@ def test_jobs_are_the_commands_of_the_same_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stop", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+    # SIGTERM twice, as from `timeout`: it tells the process and then its group.
+    ("signals", "exit_code"),
+    [
+        pytest.param([signal.SIGINT], 130, id="ctrl-c"),
+        pytest.param([signal.SIGTERM] * 2, 143, id="sigterm", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_that_is_stopped_leaves_nothing_running(
-    stop, exit_code, tiny_scenes_dir, tiny_model_path, tmp_path
+    signals, exit_code, tiny_scenes_dir, tiny_model_path, tmp_path
 ) -> None:
     run_dir = tmp_path / "run"
     command = [
@@ -193,9 +208,8 @@ def test_a_training_that_is_stopped_leaves_nothing_running(
     words = [word for child in children for word in child.cmdline()]
     folders = {match[0] for word in words if (match := re.search(r"/tmp/ray-\w+", word))}
     assert len(folders) == 1
-    process.send_signal(stop)
-    if stop == signal.SIGTERM:
-        process.send_signal(stop)  # as `timeout` does: it tells the process and then its group
+    for stop in signals:
+        process.send_signal(stop)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == exit_code
     assert stderr.splitlines()[-1] == "stopped"

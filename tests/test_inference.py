@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from appliance.model.faster_rcnn import extract_body
+from appliance.model.inference import suppression
 from appliance.model.inference.boxes import MAX_CACHED_SHAPES, AnchorCache, decode_boxes
 from appliance.model.inference.convolutions import can_fuse, fold_batch_norms, fuse_convolutions
 from appliance.model.inference.roi_align import roi_align
@@ -120,6 +121,20 @@ def test_suppression_is_the_textbooks_both_ways(seed: int, count: int, threshold
     for greedy in (True, False):
         kept, settled = suppress(boxes, scores, threshold, groups=groups, greedy=greedy)
         assert kept.tolist() == expected
+        assert bool(settled)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_large_batches_are_suppressed_part_by_part(monkeypatch, grouped: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.stack([random_boxes(30, 40, 30, picture) for picture in range(5)])
+    scores = torch.rand(5, 30, generator=generator)
+    groups = torch.randint(1, 3, (5, 30), generator=generator) if grouped else None
+    whole, _ = suppress(boxes, scores, 0.5, groups=groups, greedy=False)
+    for pairs in (1, 2 * 30 * 30, 4 * 30 * 30):
+        monkeypatch.setattr(suppression, "PAIRS_AT_ONCE", pairs)
+        kept, settled = suppress(boxes, scores, 0.5, groups=groups, greedy=False)
+        assert torch.equal(kept, whole)
         assert bool(settled)
 
 

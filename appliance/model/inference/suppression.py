@@ -12,11 +12,17 @@ number of rounds, with a flag that tells whether they were enough.
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import torch
 import torchvision
 
 ROUNDS = 24
 """So many, on a device, before the answer is copied and the flag is looked at."""
+
+
+PAIRS_AT_ONCE = 2**26
+"""So many pairs of boxes are compared at a time; each takes some 20 bytes while it is."""
 
 
 def suppress(
@@ -72,6 +78,15 @@ def _in_rounds(
     iou_threshold: float,
     groups: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    at_once = max(1, PAIRS_AT_ONCE // max(1, scores.shape[1]) ** 2)
+    if len(scores) > at_once:
+        some = (values.split(at_once) for values in (boxes_xyxy, scores))
+        groups_of_some = groups.split(at_once) if groups is not None else repeat(None)
+        done = [
+            _in_rounds(b, s, iou_threshold, g)
+            for b, s, g in zip(*some, groups_of_some, strict=False)
+        ]
+        return torch.cat([kept for kept, _ in done]), torch.stack([ok for _, ok in done]).all()
     order = scores.argsort(dim=1, descending=True, stable=True)
     boxes = boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4))
     valid = scores.gather(1, order) > -torch.inf
