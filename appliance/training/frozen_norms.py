@@ -1,8 +1,8 @@
 """BatchNorms that do not learn their statistics, computed as a part of the convolutions before them.
 
-With fixed statistics, convolution and BatchNorm are one convolution whose weights are scaled channel by channel. A
-GPU then makes two passes less over what the convolution gives, and more in the backward pass; the factors and
-offsets of the BatchNorms learn as before.
+With fixed statistics, convolution and BatchNorm are one convolution whose weights are scaled channel by channel. That
+saves a pass over what the convolution gives, and more in the backward pass; the factors and offsets of the BatchNorms
+learn as before.
 
 Source: equations 6 and 7 of arXiv 1806.08342, with fixed statistics.
 """

@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from appliance.model.faster_rcnn import IMAGE_MEAN, IMAGE_STD
 from appliance.model.inference.proposals import ProposalSelection
+from appliance.model.inference.roi_align import BINS, roi_align
 from appliance.training.frozen_norms import FrozenNorms
 
 
@@ -69,7 +70,8 @@ class DetectionLosses(nn.Module):
         if not inputs.is_cuda:
             features = {level: values.float() for level, values in features.items()}
         proposals, rpn_losses = self._propose(ImageList(inputs, sizes_hw), features, targets)
-        return {**rpn_losses, **self._classify(features, proposals, sizes_hw, targets)}
+        head_losses = self._classify(features, proposals, sizes_hw, targets, inputs.shape[-2])
+        return {**rpn_losses, **head_losses}
 
     def _autocast(self, values: torch.Tensor, *, enabled: bool = True) -> torch.autocast:
         enabled = enabled and self._autocast_dtype is not None
@@ -130,17 +132,22 @@ class DetectionLosses(nn.Module):
         proposals: list[torch.Tensor],
         sizes_hw: list[tuple[int, int]],
         targets: list[dict[str, torch.Tensor]],
+        input_height: int,
     ) -> dict[str, torch.Tensor]:
         """Likewise what torchvision's box head does."""
         heads = self.network.roi_heads
         sampled, _, labels, regressed = heads.select_training_samples(proposals, targets)
-        pooled_levels = heads.box_roi_pool.featmap_names
-        pooled = heads.box_roi_pool(
-            # Its kernels know no bfloat16.
-            {name: features[name].float() for name in pooled_levels if name in features},
-            sampled,
-            sizes_hw,
-        )
+        names = [name for name in heads.box_roi_pool.featmap_names if name in features]
+        levels = {name: features[name].float() for name in names}
+        if not sampled[0].is_cuda:
+            # torchvision's backward pass uses one core, and takes a fifth of a step.
+            strides_px = [input_height // level.shape[-2] for level in levels.values()]
+            counts = torch.tensor([len(boxes) for boxes in sampled])
+            owners = torch.arange(len(sampled)).repeat_interleave(counts)
+            bins = roi_align(list(levels.values()), torch.cat(sampled), owners, strides_px)
+            pooled = bins.transpose(1, 2).unflatten(2, (BINS, BINS))
+        else:
+            pooled = heads.box_roi_pool(levels, sampled, sizes_hw)
         with self._autocast(pooled, enabled=pooled.is_cuda):
             logits, deltas = heads.box_predictor(heads.box_head(pooled))
         loss_classifier, loss_box = fastrcnn_loss(logits.float(), deltas.float(), labels, regressed)

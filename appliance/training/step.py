@@ -93,9 +93,7 @@ class Learner:
             self._average = WeightAverage(network, config.ema_decay)
             if start is not None and start.average_state:
                 self._average.network.load_state_dict(start.average_state)
-        # On a CPU one by one: what passes over memory cost there, weights to be scaled cost too.
-        folding = device.type == "cuda" and not train_batch_norm
-        norms = FrozenNorms(network) if folding else None
+        norms = None if train_batch_norm else FrozenNorms(network)
         self._losses_of = DetectionLosses(network, dtype, norms).to(device)
         self._model: nn.Module = self._losses_of
         if share.world_size > 1:
