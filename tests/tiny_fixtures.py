@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import spread_outputs
+from factories import TINY, spread_outputs
 
 from appliance.annotations.dataset import ObjectDetectionDataset
 from appliance.annotations.samples.scenes import make_sample_dataset
@@ -28,12 +28,7 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     spec = ModelSpec.of(
         LabelMap(("circle", "square")),
-        backbone="mobilenet_v3_small",
-        shorter_side_px=96,
-        longer_side_px=160,
-        fpn_channels=32,
-        box_head_channels=32,
-        anchor_sizes_px=(16, 32, 64),
+        **TINY,
         proposals_pre_nms=100,
         proposals_post_nms=30,
         score_threshold=0.3,

@@ -20,7 +20,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from appliance.model.spec import COMPACT, ModelSpec
+from appliance.model.spec import COMPACT, ModelSpec, backbone_of
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -100,14 +100,6 @@ def extract_body(backbone_name: str) -> tuple[nn.Module, dict[int, tuple[str, in
     return body, last_at_stride
 
 
-_TORCHVISION_BACKBONES = {
-    "fasterrcnn_resnet50_fpn": "resnet50",
-    "fasterrcnn_resnet50_fpn_v2": "resnet50",
-    "fasterrcnn_mobilenet_v3_large_fpn": "mobilenet_v3_large",
-    "fasterrcnn_mobilenet_v3_large_320_fpn": "mobilenet_v3_large",
-}
-
-
 def freeze_stages(network: FasterRCNN, spec: ModelSpec, stages: int) -> None:
     """Switches off learning in the first stages of a network's backbone.
 
@@ -118,8 +110,8 @@ def freeze_stages(network: FasterRCNN, spec: ModelSpec, stages: int) -> None:
     """
     if stages == 0:
         return
-    backbone = spec.backbone or _TORCHVISION_BACKBONES[spec.architecture]
-    last_frozen, _ = extract_body(backbone)[1][2 ** (stages + 1)]
+    _, last_at_stride = extract_body(backbone_of(spec.architecture, spec.backbone))
+    last_frozen, _ = last_at_stride[2 ** (stages + 1)]
     for name, child in network.backbone.body.named_children():
         child.requires_grad_(False)
         if name == last_frozen:

@@ -43,6 +43,18 @@ _PROPOSALS = {
 }
 
 
+def backbone_of(architecture: str, compact_backbone: str | None) -> str:
+    """The torchvision classifier that an architecture's backbone is cut from.
+
+    Args:
+        architecture: One of `ARCHITECTURES`.
+        compact_backbone: That of the compact architecture; others have theirs by name.
+    """
+    if architecture == COMPACT:
+        return str(compact_backbone)
+    return "resnet50" if "resnet50" in architecture else "mobilenet_v3_large"
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Everything needed to build the network again and to run it as it was trained.

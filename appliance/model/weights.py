@@ -15,7 +15,7 @@ from appliance.errors import ConfigError, ModelFileError
 from appliance.labels import LabelMap
 from appliance.model import model_file, torchvision_weights
 from appliance.model.faster_rcnn import extract_body
-from appliance.model.spec import COMPACT, COMPACT_BACKBONES, ModelSpec
+from appliance.model.spec import COMPACT, COMPACT_BACKBONES, ModelSpec, backbone_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def read_starting_weights(
     if init == "none":
         return StartingWeights({}, "none")
     if init == "imagenet":
-        name = _backbone_of(architecture, backbone or "resnet18")
+        name = backbone_of(architecture, backbone or "resnet18")
         tensors = torchvision_weights.imagenet(name)
         return StartingWeights(_as_body(tensors), init, None, name)
     if init == "coco":
@@ -124,7 +124,7 @@ def read_starting_weights(
         return StartingWeights(
             loaded.network.state_dict(), init, spec, spec.backbone, labels=spec.labels
         )
-    own = None if architecture == COMPACT else _backbone_of(architecture, None)
+    own = None if architecture == COMPACT else backbone_of(architecture, None)
     candidates = [name for name in (own or backbone,) if name] or COMPACT_BACKBONES
     for name in candidates:
         if _fits_backbone(tensors, name):
@@ -215,12 +215,6 @@ def _coco(architecture: str, backbone: str | None) -> StartingWeights:
     # will be said.
     body = torchvision_weights.coco_for_classifier_body(backbone, extract_body(backbone)[0])
     return StartingWeights(body, "coco", None, backbone)
-
-
-def _backbone_of(architecture: str, compact_backbone: str | None) -> str:
-    if architecture == COMPACT:
-        return str(compact_backbone)
-    return "resnet50" if "resnet50" in architecture else "mobilenet_v3_large"
 
 
 def _fits_backbone(tensors: Mapping[str, torch.Tensor], backbone: str) -> bool:
