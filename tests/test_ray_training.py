@@ -7,6 +7,8 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -189,6 +191,21 @@ def test_who_stops_a_run_that_does_nothing_does_not_wait_for_it(lines, told) -> 
     assert shown == lines
     asked = ray.wait([control.stop_requested.remote()], timeout=10 if lines else 0)[0]
     assert bool(asked) == bool(lines)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_wish_to_stop_may_be_repeated_before_the_first_is_understood() -> None:
+    control = start_run_control()
+
+    def fit() -> str:
+        ray.get(control.add_line.remote({"step": 1}))
+        # From outside: a thread of this process cannot run while a handler does.
+        again = f"import os; [os.kill({os.getpid()}, {signal.SIGTERM}) for _ in range(100_000)]"
+        subprocess.run([sys.executable, "-c", again], check=True)
+        ray.get(control.stop_requested.remote(), timeout=60)
+        return "stopped"
+
+    assert follow(fit, control, lambda line: None) == "stopped"
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused(tiny_scenes, tmp_path) -> None:

@@ -51,10 +51,10 @@ def test_processes_make_the_batches_of_the_thread(tiny_scenes) -> None:
     assert spawned() == []
 
 
-def spawned() -> list[psutil.Process]:
-    """Processes that prepare pictures for this one."""
-    children = psutil.Process().children(recursive=True)
-    return [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+def spawned(parent: psutil.Process | None = None) -> list[psutil.Process]:
+    """Processes that prepare pictures for another one, by default for this one."""
+    children = (parent or psutil.Process()).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_an_error_in_a_process_arrives_as_it_was(tiny_scenes) -> None:
@@ -128,7 +128,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["to all as a terminal does", "killed"])
-def test_ctrl_c_and_kill_leave_no_process_behind(tiny_scenes_dir, tmp_path, how: str) -> None:
+@pytest.mark.parametrize("when", ["at once", "after a step"])
+def test_ctrl_c_and_kill_leave_no_process_behind(
+    tiny_scenes_dir, tmp_path, how: str, when: str
+) -> None:
     script = tmp_path / "train.py"
     script.write_text(INTERRUPTED)
     with subprocess.Popen(
@@ -139,9 +142,12 @@ def test_ctrl_c_and_kill_leave_no_process_behind(tiny_scenes_dir, tmp_path, how:
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     ) as training:
-        assert training.stdout.readline() == "1\n", training.stderr.read()
-        helpers = psutil.Process(training.pid).children(recursive=True)
-        assert len([h for h in helpers if "spawn_main" in " ".join(h.cmdline())]) == 2
+        if when == "after a step":
+            assert training.stdout.readline() == "1\n", training.stderr.read()
+        parent = psutil.Process(training.pid)
+        while len(helpers := spawned(parent)) < 2:
+            assert training.poll() is None, training.stderr.read()
+            psutil.wait_procs([parent], timeout=0.01)
         if how == "killed":
             training.kill()
         else:

@@ -58,7 +58,7 @@ def follow(
         except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for it
             outcome.set_exception(error)
 
-    with _sigterm() as told_to_stop:
+    with _sigterm() as sigterm:
         threading.Thread(target=run, name="ray-train", daemon=True).start()
         started_s = time.monotonic()
         asked_s: float | None = None
@@ -69,9 +69,9 @@ def follow(
                 on_line(line)
             began = began or bool(lines)
             now_s = time.monotonic()
-            if told_to_stop.is_set() and not began:
+            if sigterm.came and not began:
                 raise TrainingStopped("Training was stopped before its first step", step=0)
-            if told_to_stop.is_set() and asked_s is None:
+            if sigterm.came and asked_s is None:
                 logger.info("stopping after this step")
                 control.request_stop.remote()
                 asked_s = now_s
@@ -94,15 +94,27 @@ def _lines(control: Any) -> list[dict[str, Any]]:
     return []
 
 
+class _Sigterm:
+    """Whether SIGTERM came.
+
+    A plain attribute: an Event would wait for its own lock where a second signal interrupts the first in setting it.
+    """
+
+    came = False
+
+    def __call__(self, *_: object) -> None:
+        self.came = True
+
+
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, for the length of a block; elsewhere than in the main thread, nothing does."""
-    told = threading.Event()
+def _sigterm() -> Iterator[_Sigterm]:
+    """Takes SIGTERM for the length of a block; elsewhere than in the main thread it never comes."""
+    sigterm = _Sigterm()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield sigterm
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    before = signal.signal(signal.SIGTERM, sigterm)
     try:
-        yield told
+        yield sigterm
     finally:
         signal.signal(signal.SIGTERM, before)

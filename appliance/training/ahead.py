@@ -5,12 +5,16 @@ Both give the same batches in the same order; which process makes one decides no
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -141,6 +145,8 @@ def _dead_processes_told() -> Iterator[None]:
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """Processes begun here never see Ctrl-C: this one does, and ends them, without a traceback of each."""
+    # Python begins it with the first process, and lets Ctrl-C through again after that.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -168,3 +174,16 @@ def _as_it_is(batches: object) -> object:
 
 def _begin_process(threads: int, _worker: int) -> None:
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that began it has ended.
+
+    torch compares the parent with whoever it was when its own watch began: of one that was killed while this
+    process was still importing, it would never know.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
