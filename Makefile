@@ -73,7 +73,7 @@ bench: setup-dev
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet
 requirements: setup
 	$(COMPILE) -o requirements.txt
-	$(COMPILE) --extra test --extra bench --extra export -o requirements-dev.txt
+	$(COMPILE) --extra test --extra bench --extra export --extra gpu-jpeg -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .cache demo build runs *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

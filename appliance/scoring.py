@@ -15,8 +15,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.errors import ApplianceError, ImageError
+from appliance.errors import ApplianceError, ConfigError, ImageError
 from appliance.images.decoding import DecodedImage, ImageLimits, decode_image
+from appliance.images.gpu_jpeg import GpuJpegDecoder
 from appliance.model.predictor import Predictor
 from appliance.records import Record
 
@@ -38,23 +39,51 @@ class ImageScorer:
     Args:
         predictor: The model. One thread at a time may call `predict` or `score`.
         limits: What to refuse before decoding.
+        gpu_jpeg: Decodes those JPEGs that it can, on the predictor's device.
     """
 
-    def __init__(self, predictor: Predictor, limits: ImageLimits = ImageLimits()) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        limits: ImageLimits = ImageLimits(),
+        gpu_jpeg: GpuJpegDecoder | None = None,
+    ) -> None:
         self.predictor = predictor
         self.limits = limits
+        self._gpu_jpeg = gpu_jpeg
 
     @classmethod
     def load(
-        cls, model_uri: str, *, limits: ImageLimits = ImageLimits(), **predictor_options: Any
+        cls,
+        model_uri: str,
+        *,
+        limits: ImageLimits = ImageLimits(),
+        gpu_jpeg: bool = False,
+        **predictor_options: Any,
     ) -> ImageScorer:
         """Reads a model file; options as in `Predictor.load`.
+
+        Args:
+            model_uri: The file.
+            limits: What to refuse before decoding.
+            gpu_jpeg: Decode JPEGs on the GPU that detects.
+            predictor_options: As for `Predictor`.
 
         Raises:
             StorageError: The file cannot be read.
             ModelFileError: It is no usable model file.
+            ConfigError: `gpu_jpeg` without a GPU or without the extra of that name; or as for `Predictor`.
         """
-        return cls(Predictor.load(model_uri, **predictor_options), limits)
+        predictor = Predictor.load(model_uri, **predictor_options)
+        if not gpu_jpeg:
+            return cls(predictor, limits)
+        if predictor.device.type != "cuda":
+            raise ConfigError(
+                "JPEGs can be decoded on the GPU only where it detects, too",
+                got=f"device {predictor.device}",
+                hint="Leave gpu_jpeg out, or choose a GPU",
+            )
+        return cls(predictor, limits, GpuJpegDecoder(predictor.device))
 
     def decode(self, data: bytes, image_uri: str) -> DecodedUpload:
         """Decodes one picture; safe to call from many threads.
@@ -67,6 +96,7 @@ class ImageScorer:
             source=image_uri,
             limits=self.limits,
             min_shorter_side_px=self.predictor.min_shorter_side_px,
+            gpu_jpeg=self._gpu_jpeg,
         )
         return DecodedUpload(image, image_uri, hashlib.sha256(data).hexdigest())
 

@@ -60,7 +60,7 @@ class ScoringEngine:
         Raises:
             StorageError: The model file cannot be read.
             ModelFileError: It is no usable model file.
-            ConfigError: There is no such device.
+            ConfigError: There is no such device, or none that decodes JPEGs.
         """
         limits = ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels)
         model_thread = ThreadPoolExecutor(1, "model")
@@ -73,6 +73,7 @@ class ScoringEngine:
                 num_threads=settings.model_threads,
                 score_threshold=settings.score_threshold,
                 max_detections=settings.max_detections,
+                gpu_jpeg=settings.gpu_jpeg,
             )
             scorer.predict([scorer.decode(_generated_picture(), "warm-up")])
             return scorer

@@ -23,6 +23,9 @@ class ServiceSettings(BaseModel):
 
     model: str = Field(min_length=1, description="Path or URI of the model file.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    gpu_jpeg: bool = Field(
+        False, description="Decode JPEGs on the GPU; needs the extra of that name."
+    )
     score_threshold: float | None = Field(
         None, ge=0, le=1, description="Lowest score ever answered; None takes the model's own."
     )

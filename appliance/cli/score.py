@@ -20,6 +20,9 @@ def score(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Lowest score kept; default the model's own.")
     ] = None,
+    gpu_jpeg: Annotated[
+        bool, typer.Option("--gpu-jpeg", help="Decode JPEGs on the GPU (the extra gpu-jpeg).")
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an earlier job's scores once this one is done."),
@@ -35,7 +38,10 @@ def score(
     from appliance.on_ray.batch_scoring import BatchScoringConfig, score_folder
 
     config = BatchScoringConfig(
-        workers=workers, score_threshold=min_score, progress="off" if quiet else "auto"
+        workers=workers,
+        score_threshold=min_score,
+        gpu_jpeg=gpu_jpeg,
+        progress="off" if quiet else "auto",
     )
     summary = score_folder(
         model, pictures, output, config=config, overwrite=overwrite, address=address

@@ -2,8 +2,9 @@
 
 Every picture the appliance sees, for training, batch, stream or online, passes through `decode_image`:
 the header is checked against the limits before a pixel is decoded, EXIF orientation is applied to the
-pixels, every colour mode becomes RGB, alpha is composed on white. Pillow does the decoding; pictures are
-scaled down on the way, with proper filtering, when the caller says how small they may become.
+pixels, every colour mode becomes RGB, alpha is composed on white. Pillow does the decoding, or of JPEGs the
+GPU when the caller asks for it; pictures are scaled down on the way, with proper filtering, when the caller
+says how small they may become.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from appliance.errors import ImageError
-from appliance.images.orientation import orientation_of, stored_hw, upright_hw
+from appliance.images.gpu_jpeg import GpuJpegDecoder, averaged
+from appliance.images.orientation import orientation_of, stored_hw, upright, upright_hw
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -42,8 +44,8 @@ class DecodedImage:
     """Pixels, and the size that detections refer to.
 
     Attributes:
-        pixels: uint8 RGB `[3, h, w]`; in memory the channels come last. May be smaller than the
-            original when it was scaled while decoding.
+        pixels: uint8 RGB `[3, h, w]`; in memory the channels come last, unless a GPU decoded it, where it
+            then is. May be smaller than the original when it was scaled while decoding.
         size_hw: Height and width of the ORIGINAL picture with EXIF orientation applied, pixels.
     """
 
@@ -57,6 +59,7 @@ def decode_image(
     source: str,
     limits: ImageLimits = ImageLimits(),
     min_shorter_side_px: int | None = None,
+    gpu_jpeg: GpuJpegDecoder | None = None,
 ) -> DecodedImage:
     """Decodes one picture to RGB.
 
@@ -67,6 +70,7 @@ def decode_image(
         min_shorter_side_px: The picture may be decoded at 1/2, 1/3, 1/4, ... of its size as long as its
             shorter side stays at least so long: JPEGs while they are decoded (DCT scaling), the rest by
             averaging squares of pixels afterwards. None decodes at full size.
+        gpu_jpeg: Decodes those JPEGs that it can.
 
     Raises:
         ImageError: The bytes are empty, too many, no picture, damaged, or of a format not read.
@@ -86,7 +90,11 @@ def decode_image(
             # Pillow warns of large pictures; ours is the limit that counts, and it is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _decode(image, source, limits, min_shorter_side_px)
+                _check_pixels(image, source, limits)
+                decoded = None if gpu_jpeg is None else gpu_jpeg(data, image)
+                if decoded is not None:
+                    return _finish_on_device(decoded, image, min_shorter_side_px)
+                return _decode(image, min_shorter_side_px)
     except UnidentifiedImageError:
         raise ImageError(
             "Not a picture",
@@ -109,9 +117,7 @@ def decode_image(
         ) from None
 
 
-def _decode(
-    image: Image.Image, source: str, limits: ImageLimits, min_shorter_side_px: int | None
-) -> DecodedImage:
+def _check_pixels(image: Image.Image, source: str, limits: ImageLimits) -> None:
     height, width = stored_hw(image)
     if width * height > limits.max_pixels:
         raise ImageError(
@@ -121,18 +127,42 @@ def _decode(
             got=f"{width}x{height} pixels",
             expected=f"at most {limits.max_pixels:,} pixels",
         )
+
+
+def _decode(image: Image.Image, min_shorter_side_px: int | None) -> DecodedImage:
+    stored = stored_hw(image)
     if image.format == "PNG":
         image.load()  # its orientation may stand behind its pixels
-    size_hw = upright_hw((height, width), orientation_of(image))
-    if min_shorter_side_px is not None and min(width, height) > min_shorter_side_px:
-        scale = min_shorter_side_px / min(width, height)
+    size_hw = upright_hw(stored, orientation_of(image))
+    if min_shorter_side_px is not None:
         # Pillow picks the smallest DCT scale that is still at least this size; no-op except for JPEG.
-        image.draft(None, (int(np.ceil(width * scale)), int(np.ceil(height * scale))))
+        image.draft(None, _draft_wh(stored, min_shorter_side_px))
     rgb = _to_rgb(ImageOps.exif_transpose(image))
     if min_shorter_side_px is not None and min(rgb.size) >= 2 * min_shorter_side_px:
         rgb = rgb.reduce(min(rgb.size) // min_shorter_side_px)
     pixels_hwc = torch.from_numpy(np.array(rgb))
     return DecodedImage(pixels_hwc.permute(2, 0, 1), size_hw)
+
+
+def _draft_wh(stored: tuple[int, int], min_shorter_side_px: int) -> tuple[int, int]:
+    """The width and height below which a picture should not be decoded."""
+    height, width = stored
+    scale = min(1.0, min_shorter_side_px / min(stored))
+    return int(np.ceil(width * scale)), int(np.ceil(height * scale))
+
+
+def _finish_on_device(
+    pixels: torch.Tensor, image: Image.Image, min_shorter_side_px: int | None
+) -> DecodedImage:
+    """What `_decode` does besides decoding, with the same sizes as outcome."""
+    stored, orientation = stored_hw(image), orientation_of(image)
+    if min_shorter_side_px is not None:
+        width, height = _draft_wh(stored, min_shorter_side_px)
+        fitting = min(stored[0] // height, stored[1] // width)
+        # By Pillow's rule for DCT scales.
+        pixels = averaged(pixels, next(scale for scale in (8, 4, 2, 1) if scale <= fitting))
+        pixels = averaged(pixels, max(1, min(pixels.shape[1:]) // min_shorter_side_px))
+    return DecodedImage(upright(pixels, orientation), upright_hw(stored, orientation))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

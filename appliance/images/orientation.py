@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from PIL import ExifTags, Image, TiffImagePlugin
 
 UPRIGHT = 1
 _SWAPS_SIDES = (5, 6, 7, 8)
+# After swapping the sides where that is due: which axes of `[3, h, w]` are mirrored.
+_MIRRORED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
 _TAG = ExifTags.Base.Orientation
 
 
@@ -31,3 +34,10 @@ def stored_hw(image: Image.Image) -> tuple[int, int]:
 def upright_hw(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Height and width after turning; four of the eight orientations swap the sides."""
     return stored[::-1] if orientation in _SWAPS_SIDES else stored
+
+
+def upright(pixels: torch.Tensor, orientation: int) -> torch.Tensor:
+    """Pixels `[3, h, w]` turned to stand as their taker saw them."""
+    if orientation in _SWAPS_SIDES:
+        pixels = pixels.transpose(1, 2)
+    return pixels.flip(_MIRRORED[orientation]) if orientation in _MIRRORED else pixels

@@ -223,7 +223,7 @@ class Predictor:
 
     def _upload(self, values: torch.Tensor) -> torch.Tensor:
         """To the device, without waiting for what it computes."""
-        if self._uploads is None:
+        if self._uploads is None or values.is_cuda:
             return values
         with torch.cuda.stream(self._uploads):
             uploaded = values.pin_memory().to(self.device, non_blocking=True)

@@ -53,6 +53,7 @@ class BatchScoringConfig:
         max_detections: Overrides the model's own.
         max_image_bytes: Larger files get an error row.
         max_image_pixels: So do larger pictures.
+        gpu_jpeg: Decode JPEGs on the GPUs that score; needs the extra of that name on every node.
         stall_timeout_s: Give up when no part was finished for so long: the cluster has no room for a
             single worker, or a worker hangs.
         progress: "bar", "log" (a line each ten seconds), "off", or "auto": a bar on a terminal.
@@ -70,6 +71,7 @@ class BatchScoringConfig:
     max_detections: int | None = None
     max_image_bytes: int = ImageLimits.max_bytes
     max_image_pixels: int = ImageLimits.max_pixels
+    gpu_jpeg: bool = False
     stall_timeout_s: float = 1800.0
     progress: ProgressStyle = "auto"
 
@@ -279,6 +281,7 @@ def _scorer_settings(
         batch_size=config.batch_size,
         score_threshold=config.score_threshold,
         max_detections=config.max_detections,
+        gpu_jpeg=config.gpu_jpeg,
     )
 
 

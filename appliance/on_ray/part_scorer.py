@@ -33,6 +33,7 @@ class ScorerSettings:
         batch_size: Pictures handed to the predictor at once.
         score_threshold: Overrides the model's own.
         max_detections: Overrides the model's own.
+        gpu_jpeg: Decode JPEGs on the GPU.
     """
 
     model_uri: str
@@ -42,6 +43,7 @@ class ScorerSettings:
     batch_size: int = 8
     score_threshold: float | None = None
     max_detections: int | None = None
+    gpu_jpeg: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class PartScorer:
     Raises:
         StorageError: The model file cannot be read.
         ModelFileError: It is no usable model file.
-        ConfigError: There is no such device.
+        ConfigError: There is no such device, or none that decodes JPEGs.
     """
 
     def __init__(self, settings: ScorerSettings) -> None:
@@ -96,6 +98,7 @@ class PartScorer:
             num_threads=settings.threads,
             score_threshold=settings.score_threshold,
             max_detections=settings.max_detections,
+            gpu_jpeg=settings.gpu_jpeg,
         )
         self._decoders = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
 
