@@ -44,17 +44,16 @@ setup-dev: $(DEV_STAMP)
 demo: setup
 	$(BIN)/appliance demo
 
-# Two processes for two cores: in one of them the tests that start clusters, which mostly wait.
-IN_TWO = -n 2 --dist loadgroup --no-loadscope-reorder
-
 test: setup-dev
-	$(BIN)/python -m pytest $(IN_TWO) --cov --cov-report=
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --omit='tests/*' --fail-under=85
 	@# A line of a test that never runs proves nothing.
 	$(BIN)/python -m coverage report --include='tests/*' --fail-under=100
 
 test-all: setup-dev
-	$(BIN)/python -m pytest $(IN_TWO) --run-slow
+	$(BIN)/python -m pytest --run-slow
 
 check: setup-dev
 	$(BIN)/ruff check .

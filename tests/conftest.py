@@ -31,18 +31,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skipped = () if config.getoption("--run-slow") else items
     for item in skipped:
         item.add_marker(skip) if "slow" in item.keywords else None
-    # With several processes: clusters one after the other in one of them, from the start, for they take longest;
-    # the rest file by file.
-    items.sort(key=lambda item: not needs_cluster(item))
-    for item in items:
-        group = "cluster" if needs_cluster(item) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def needs_cluster(item: pytest.Item) -> bool:
-    """Whether a test uses the cluster of the session, or starts one of its own."""
-    fixtures: list[str] = getattr(item, "fixturenames", [])
-    return "ray_cluster" in fixtures or item.get_closest_marker("cluster") is not None
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,6 @@ from appliance.on_ray.scores_folder import (
 )
 from appliance.scoring import ImageScorer
 
-pytestmark = pytest.mark.cluster
-
 QUIET = BatchScoringConfig(progress="off")
 GOOD = jpeg_bytes(seed=7)
 TURNED = Image.Exif()

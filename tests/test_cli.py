@@ -17,8 +17,6 @@ import pytest
 
 from appliance.model import model_file
 
-pytestmark = pytest.mark.cluster
-
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 
 

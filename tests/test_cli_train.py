@@ -15,8 +15,6 @@ from appliance.model import model_file
 from appliance.training.monitor import read_metrics, read_validations
 from appliance.training.plan import TrainingPlan
 
-pytestmark = pytest.mark.cluster
-
 
 @pytest.fixture
 def tiny_yaml(tmp_path) -> Path:

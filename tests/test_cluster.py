@@ -15,8 +15,6 @@ from appliance.errors import ServiceError
 from appliance.on_ray import cluster
 from appliance.on_ray.cluster import connect, local_cluster
 
-pytestmark = pytest.mark.cluster
-
 PREAMBLE = """
 import json, os, sys
 import psutil

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.cluster
-
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 
 

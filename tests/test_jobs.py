@@ -18,8 +18,6 @@ import psutil
 import pytest
 from factories import jpeg_bytes
 
-pytestmark = pytest.mark.cluster
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What a job does not need: the upload may have 100 MiB.
 EXCLUDES = [".venv", ".git", ".cache", "demo", "runs", "build", "benchmarks/results", "__pycache__"]

@@ -36,8 +36,6 @@ from serve_app.schemas import RecordAnswer
 from serve_app.settings import ServiceSettings
 from serve_app.start import free_port, start_service, stop_service
 
-pytestmark = pytest.mark.cluster
-
 JPEG = jpeg_bytes((128, 96), seed=1)
 JPEG_TYPE = {"Content-Type": "image/jpeg"}
 JSON_TYPE = {"Content-Type": "application/json"}

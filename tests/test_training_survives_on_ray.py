@@ -20,8 +20,6 @@ from appliance.training.monitor import read_validations
 from appliance.training.run import train_share
 from appliance.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.cluster
-
 # So many that the run goes on while the test looks at what it has done and kills it.
 STEPS = 80
 # With several threads, a few of torch's kernels differ in the last bit from one time to the next.

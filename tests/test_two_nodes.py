@@ -16,8 +16,6 @@ from survival import steps_recorded
 
 from appliance.training.monitor import read_metrics
 
-pytestmark = pytest.mark.cluster
-
 # In a process of its own: the suite's cluster is that of this one.
 SCRIPT = '''
 import json
