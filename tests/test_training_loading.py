@@ -127,8 +127,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["to all as a terminal does", "killed"])
-@pytest.mark.parametrize("when", ["at once", "after a step"])
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        ("to all as a terminal does", "at once"),
+        ("to all as a terminal does", "after a step"),
+        ("killed", "at once"),
+    ],
+)
 def test_ctrl_c_and_kill_leave_no_process_behind(
     tiny_scenes_dir, tmp_path, how: str, when: str
 ) -> None:

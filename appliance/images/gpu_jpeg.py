@@ -34,7 +34,7 @@ class GpuJpegDecoder:
 
     def __init__(self, device: torch.device) -> None:
         try:
-            from torchcodec.decoders import decode_jpeg
+            from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined, unused-ignore]
         except (ImportError, RuntimeError, OSError) as error:
             raise ConfigError(
                 "Decoding JPEGs on the GPU needs torchcodec",
