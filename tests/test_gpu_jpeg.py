@@ -67,7 +67,7 @@ def test_it_reads_what_pillow_reads(decoder, options) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 700), st.integers(1, 700), st.integers(8, 200), st.sampled_from([1, 6]))
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(8, 200), st.integers(1, 8))
 def test_it_is_scaled_down_to_the_same_size(width, height, shorter_px, orientation) -> None:
     data = jpeg(smooth(width, height), orientation)
     on_device, plain = (
@@ -76,9 +76,8 @@ def test_it_is_scaled_down_to_the_same_size(width, height, shorter_px, orientati
     )
     assert on_device.size_hw == plain.size_hw
     assert on_device.pixels.shape == plain.pixels.shape
-    # Where a pixel is left of many, one decoder may have seen other neighbours.
     difference = on_device.pixels.float() - plain.pixels.float()
-    assert difference.abs().mean() < (4 if min(plain.pixels.shape[1:]) > 8 else 40)
+    assert difference.abs().mean() < 1.5
 
 
 def test_each_pixel_becomes_the_mean_of_a_square() -> None:

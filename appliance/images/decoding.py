@@ -161,8 +161,10 @@ def _finish_on_device(
         fitting = min(stored[0] // height, stored[1] // width)
         # By Pillow's rule for DCT scales.
         pixels = averaged(pixels, next(scale for scale in (8, 4, 2, 1) if scale <= fitting))
+    pixels = upright(pixels, orientation)
+    if min_shorter_side_px is not None:
         pixels = averaged(pixels, max(1, min(pixels.shape[1:]) // min_shorter_side_px))
-    return DecodedImage(upright(pixels, orientation), upright_hw(stored, orientation))
+    return DecodedImage(pixels, upright_hw(stored, orientation))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
