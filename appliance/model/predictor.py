@@ -27,6 +27,7 @@ from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.device import resolve_device
 from appliance.model.faster_rcnn import IMAGE_MEAN, IMAGE_STD
+from appliance.model.host_memory import keep_freed_memory
 from appliance.model.inference.cuda_graphs import CudaGraphs
 from appliance.model.inference.exact_network import exact_network
 from appliance.model.inference.fast_network import FastNetwork
@@ -95,6 +96,8 @@ class Predictor:
         self.device = resolve_device(device)
         self.stage_times: StageTimes | None = None
         on_gpu = self.device.type == "cuda"
+        if not on_gpu:
+            keep_freed_memory()
         self.batch_size = batch_size or (8 if on_gpu else 1)
         self._batches_are_halved = False
         self._exact: FasterRCNN | None = None

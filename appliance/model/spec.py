@@ -38,6 +38,7 @@ _SIDES_PX = {
 # By measurement, see CHANGELOG. The 320 pixels of the smallest have room for no more: torchvision's own numbers.
 _PROPOSALS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": {"proposals_pre_nms": 150, "proposals_post_nms": 150},
+    "fasterrcnn_mobilenet_v3_large_fpn": {"proposals_pre_nms": 500, "proposals_post_nms": 500},
     "fasterrcnn_resnet50_fpn": {"proposals_pre_nms": 1000, "proposals_post_nms": 500},
     "fasterrcnn_resnet50_fpn_v2": {"proposals_pre_nms": 1000, "proposals_post_nms": 500},
 }
@@ -130,9 +131,7 @@ class ModelSpec:
         shorter_side_px, longer_side_px = _SIDES_PX.get(architecture, (384, 640))
         sides = {"shorter_side_px": shorter_side_px, "longer_side_px": longer_side_px}
         if architecture != COMPACT:
-            sides |= _PROPOSALS.get(
-                architecture, {"proposals_pre_nms": 1000, "proposals_post_nms": 300}
-            )
+            sides |= _PROPOSALS.get(architecture, {})
             settings = {"backbone": None, **settings}
         return cls(labels=labels.names, architecture=architecture, **{**sides, **settings})
 

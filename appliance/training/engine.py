@@ -20,6 +20,7 @@ from torchvision.models.detection import FasterRCNN
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ConfigError, TrainingError, TrainingStopped
 from appliance.model.faster_rcnn import freeze_stages
+from appliance.model.host_memory import keep_freed_memory
 from appliance.model.spec import ModelSpec
 from appliance.training import agreement
 from appliance.training.checkpoint import Checkpoint
@@ -129,6 +130,8 @@ def train(
         StorageError: Nor its file.
     """
     _check(config, share)
+    if device.type == "cpu":
+        keep_freed_memory()
     network.to(device=device, memory_format=torch.channels_last)
     freeze_stages(network, spec, config.frozen_stages or 0)
     if config.regions_per_image is not None:

@@ -13,7 +13,9 @@ import torch
 
 from appliance import storage
 from appliance.annotations.annotated_image import AnnotatedImage
+from appliance.detections import Detections
 from appliance.images.decoding import DecodedImage, decode_image
+from appliance.model.host_memory import keep_freed_memory
 from appliance.model.inference.stage_times import StageTimes
 from appliance.model.model_file import LoadedModel
 from appliance.model.predictor import Predictor
@@ -75,10 +77,15 @@ class Bench:
         prepare_s = time.perf_counter() - started_s
         reference = Reference.of(self.model, self.device)
         pictures, decode_s = self._decode(predictor)
+
+        def predict(images: Sequence[DecodedImage]) -> list[Detections]:
+            keep_freed_memory()  # again, since the other side has taken it back
+            return predictor.predict(images)
+
         per_round = self.case.pictures_per_round.get(batch, batch)
         theirs, mine = alternate(
             reference.predict,
-            predictor.predict,
+            predict,
             pictures,
             device=self.device,
             batch=batch,

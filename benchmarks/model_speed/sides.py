@@ -17,6 +17,7 @@ from torchvision.models.detection import FasterRCNN
 from appliance.detections import Detections
 from appliance.images.decoding import DecodedImage
 from appliance.model.faster_rcnn import build_network
+from appliance.model.host_memory import give_back_freed_memory
 from appliance.model.model_file import LoadedModel
 from appliance.model.predictor import Predictor
 from appliance.model.spec import COMPACT
@@ -67,6 +68,7 @@ class Reference:
     @torch.inference_mode()
     def predict(self, images: Sequence[DecodedImage]) -> list[Detections]:
         """Detects on these pictures as one batch."""
+        give_back_freed_memory()  # as in a process where the appliance's predictor does not run
         # Bytes go to the device, not floats: the cheaper way, for which torchvision has no word.
         inputs = [image.pixels.to(self.device).float() / 255 for image in images]
         found = self.network(inputs)

@@ -20,6 +20,7 @@ from appliance import storage
 from appliance.annotations.annotated_image import AnnotatedImage
 from appliance.images.decoding import decode_image
 from appliance.model.faster_rcnn import build_network, freeze_stages
+from appliance.model.host_memory import give_back_freed_memory
 from appliance.model.predictor import Predictor
 from appliance.training.engine import StepReport, train
 from appliance.training.plan import TrainingPlan, plan_training, settings_for
@@ -148,6 +149,7 @@ def train_plain(bench: Bench, plan: TrainingPlan) -> SideRun:
     )
     with peak_memory(bench.device) as memory:
         started_s = time.perf_counter()
+        give_back_freed_memory()  # as in a process where nothing of the appliance runs
         losses, phases = train_plainly(
             network, bench.train_images, plan.spec.label_map, settings, window
         )
