@@ -67,7 +67,7 @@ def test_a_local_cluster_is_gone_at_the_end_of_its_block():
 with local_cluster(num_cpus=3, environment={"RAY_SERVE_EXAMPLE": "7"}) as info:
     import ray
     seen = ray.remote(lambda: {key: os.environ.get(key) for key in
-        ("RAY_SERVE_EXAMPLE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}).remote()
+        ("RAY_SERVE_EXAMPLE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")} | {"nice": os.nice(0)}).remote()
     report(pids=children(), worker=ray.get(seen), cpus=ray.cluster_resources()["CPU"],
            owned=info.owned, address=info.address, joined=connect().address,
            token=os.environ["RAY_AUTH_TOKEN"], folder=folder())
@@ -86,6 +86,7 @@ report(pids=children(), initialized=ray.is_initialized(),
         "RAY_SERVE_EXAMPLE": "7",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
+        "nice": os.nice(0),
     }
     assert after["initialized"] is False
     assert after["pids"] == []

@@ -27,6 +27,7 @@ from appliance.errors import ConfigError, InputError, ServiceError
 from appliance.on_ray.process_environment import (
     native_output_to,
     own_sigterm,
+    priority_variables,
     quiet_variables,
     refresh_authentication,
     security_variables,
@@ -91,7 +92,14 @@ def local_cluster(
         stack.callback(refresh_authentication)
         # Before the import: Ray and Ray Serve read most of their variables when they are imported.
         stack.enter_context(
-            variables({**quiet_variables(), **security_variables(), **(environment or {})})
+            variables(
+                {
+                    **quiet_variables(),
+                    **priority_variables(),
+                    **security_variables(),
+                    **(environment or {}),
+                }
+            )
         )
         import ray
 

@@ -22,6 +22,16 @@ def quiet_variables() -> dict[str, str]:
     return {key: os.environ.get(key, value) for key, value in wanted.items()}
 
 
+def priority_variables() -> dict[str, str]:
+    """The variable that gives workers the priority of this process, unless the user has set it.
+
+    Ray has them yield to all others (nice 15), also to its own daemons: with as many threads as cores, a training step
+    waits for the one thread that did.
+    """
+    name = "RAY_worker_niceness"  # as Ray spells it
+    return {name: os.environ.get(name, "0")}
+
+
 def security_variables() -> dict[str, str]:
     """Variables that switch token authentication on, unless the user has decided about it."""
     wanted = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
