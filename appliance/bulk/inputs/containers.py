@@ -1,0 +1,59 @@
+"""What pictures are read from: one file each, or many in an archive, a table or a video.
+
+Reading has two halves. The first goes through the pictures in order, in one thread, as a table or a video
+must be read. The second, `Fetch`, may run in any thread at any time: there files are read from a store and
+members of an archive unpacked. Containers that must be read in order do their work in the first half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance import storage
+from appliance.bulk.inputs.listing import PictureRef
+from appliance.images.decoding import DecodedImage
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture that was never encoded by itself: a frame of a video.
+
+    Attributes:
+        image: Its pixels.
+        content_sha256: Hash of the RGB pixels, row by row.
+    """
+
+    image: DecodedImage
+    content_sha256: str
+
+
+Content = bytes | Frame
+Fetch = Callable[[], Content]
+"""Gives one picture. Raises StorageError or ImageError, for this picture alone."""
+
+
+class Container(AbstractContextManager["Container"], Protocol):
+    """Something open that pictures are read from; a `with` block closes it."""
+
+    def read(self, refs: Sequence[PictureRef]) -> Iterator[Fetch]:
+        """One `Fetch` a picture, in the order given; takes one thread at a time.
+
+        Raises:
+            StorageError: The container cannot be read any further, whatever picture is asked for.
+        """
+        ...
+
+
+class Files(AbstractContextManager["Files"]):
+    """Pictures that are files of their own."""
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def read(self, refs: Sequence[PictureRef]) -> Iterator[Fetch]:
+        """One `Fetch` a picture, in the order given."""
+        for ref in refs:
+            yield lambda uri=ref.image_uri: storage.read_bytes(uri)  # type: ignore[misc]
