@@ -18,7 +18,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: help setup setup-dev demo test test-all check format bench requirements clean
 help:
 	@echo "make demo      set up .venv and run the main job: data, training, scores, service, report"
-	@echo "make test      set up what tests need besides, and run them (under 20 minutes on 2 cores)"
+	@echo "make test      set up what tests need besides, and run them (about half an hour on 2 cores)"
 	@echo "make test-all  the same with the long proofs"
 	@echo "make check     lint, formatting, types, import contracts"
 	@echo "make bench     the quick benchmarks, into benchmarks/results/latest/"
@@ -73,7 +73,7 @@ bench: setup-dev
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet
 requirements: setup
 	$(COMPILE) -o requirements.txt
-	$(COMPILE) --extra test --extra bench --extra export --extra gpu-jpeg -o requirements-dev.txt
+	$(COMPILE) --extra test --extra bench --extra export --extra gpu-jpeg --extra video -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .cache demo build runs *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

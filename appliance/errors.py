@@ -81,15 +81,23 @@ class ConfigError(InputError):
 
 
 class StorageError(InputError):
-    """A path or URI cannot be listed, read or written."""
+    """A path or URI cannot be listed, read or written.
+
+    Attributes:
+        transient: The same may succeed a moment later: a network or a store that did not answer.
+    """
+
+    def __init__(self, what: str, *, transient: bool = False, **facts: Any) -> None:
+        super().__init__(what, **facts)
+        self.transient = transient
 
 
 class ImageError(InputError):
     """Bytes that are not a usable picture.
 
     Attributes:
-        kind: One of `empty`, `unreadable`, `unsupported`, `too_large`, `missing`: the word that
-            summaries count by.
+        kind: One of `empty`, `unreadable`, `unsupported`, `too_large`, `missing`, `unreachable`: the word
+            that summaries count by.
     """
 
     def __init__(self, what: str, *, kind: str, **facts: Any) -> None:

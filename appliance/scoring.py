@@ -19,6 +19,7 @@ from appliance.errors import ApplianceError, ConfigError, ImageError
 from appliance.images.decoding import DecodedImage, ImageLimits, decode_image
 from appliance.images.gpu_jpeg import GpuJpegDecoder
 from appliance.model.predictor import Predictor
+from appliance.model.tiling import Tiling, predict_tiled
 from appliance.records import Record
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class ImageScorer:
         predictor: The model. One thread at a time may call `predict` or `score`.
         limits: What to refuse before decoding.
         gpu_jpeg: Decodes those JPEGs that it can, on the predictor's device.
+        tiling: Scores each picture as a whole and in tiles; None as a whole only.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class ImageScorer:
         predictor: Predictor,
         limits: ImageLimits = ImageLimits(),
         gpu_jpeg: GpuJpegDecoder | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         self.predictor = predictor
         self.limits = limits
+        self.tiling = tiling
         self._gpu_jpeg = gpu_jpeg
 
     @classmethod
@@ -59,6 +63,7 @@ class ImageScorer:
         *,
         limits: ImageLimits = ImageLimits(),
         gpu_jpeg: bool = False,
+        tiling: Tiling | None = None,
         **predictor_options: Any,
     ) -> ImageScorer:
         """Reads a model file; options as in `Predictor.load`.
@@ -67,6 +72,7 @@ class ImageScorer:
             model_uri: The file.
             limits: What to refuse before decoding.
             gpu_jpeg: Decode JPEGs on the GPU that detects.
+            tiling: Score each picture as a whole and in tiles.
             predictor_options: As for `Predictor`.
 
         Raises:
@@ -76,14 +82,20 @@ class ImageScorer:
         """
         predictor = Predictor.load(model_uri, **predictor_options)
         if not gpu_jpeg:
-            return cls(predictor, limits)
+            return cls(predictor, limits, tiling=tiling)
         if predictor.device.type != "cuda":
             raise ConfigError(
                 "JPEGs can be decoded on the GPU only where it detects, too",
                 got=f"device {predictor.device}",
                 hint="Leave gpu_jpeg out, or choose a GPU",
             )
-        return cls(predictor, limits, GpuJpegDecoder(predictor.device))
+        return cls(predictor, limits, GpuJpegDecoder(predictor.device), tiling)
+
+    @property
+    def min_shorter_side_px(self) -> int:
+        """How small a picture may be decoded without the model seeing less."""
+        whole_px = self.predictor.min_shorter_side_px
+        return whole_px if self.tiling is None else self.tiling.shorter_side_px(whole_px)
 
     def decode(self, data: bytes, image_uri: str) -> DecodedUpload:
         """Decodes one picture; safe to call from many threads.
@@ -95,14 +107,18 @@ class ImageScorer:
             data,
             source=image_uri,
             limits=self.limits,
-            min_shorter_side_px=self.predictor.min_shorter_side_px,
+            min_shorter_side_px=self.min_shorter_side_px,
             gpu_jpeg=self._gpu_jpeg,
         )
         return DecodedUpload(image, image_uri, hashlib.sha256(data).hexdigest())
 
     def predict(self, uploads: Sequence[DecodedUpload]) -> list[Record]:
         """One record a picture, in the order given."""
-        found = self.predictor.predict([upload.image for upload in uploads])
+        images = [upload.image for upload in uploads]
+        if self.tiling is None:
+            found = self.predictor.predict(images)
+        else:
+            found = predict_tiled(self.predictor, self.tiling, images)
         return [
             Record.of_detections(
                 detections,

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from appliance.bulk.scores.manifest import read_records
 from appliance.images.drawing import draw_detections, load_picture
-from appliance.on_ray.scores_folder import read_records
 from appliance.records import Record
 from benchmarks.measurement import RESULTS_DIR, write_result
 

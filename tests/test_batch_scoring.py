@@ -7,20 +7,18 @@ import pytest
 from factories import encoded, jpeg_bytes, picture
 from PIL import Image
 
+from appliance.bulk.config import BatchScoringConfig
+from appliance.bulk.inputs.listing import Listing, write_listing
+from appliance.bulk.part_scorer import PartJob, PartScorer, ScorerSettings
+from appliance.bulk.scores.folder import ScoresFolder
+from appliance.bulk.scores.manifest import SUMMARY, read_manifest, read_records
+from appliance.bulk.summary import BatchSummary
 from appliance.errors import ConfigError, ModelFileError, ServiceError, StorageError
 from appliance.images.decoding import ImageLimits
 from appliance.on_ray import batch_scoring
-from appliance.on_ray.batch_scoring import BatchScoringConfig, score_folder
+from appliance.on_ray.batch_scoring import score_input
 from appliance.on_ray.part_pool import WorkerPool, run_parts
-from appliance.on_ray.part_scorer import PartJob, PartScorer, ScorerSettings
 from appliance.on_ray.progress import ImageProgress
-from appliance.on_ray.scores_folder import (
-    MANIFEST,
-    SUMMARY,
-    ScoresFolder,
-    read_manifest,
-    read_records,
-)
 from appliance.scoring import ImageScorer
 
 QUIET = BatchScoringConfig(progress="off")
@@ -74,6 +72,12 @@ def assert_records_agree(found, expected):
         assert [row["score"] for row in objects] == pytest.approx(scores, abs=1e-3)
 
 
+def part_job(folder, names, part="part.parquet"):
+    listing_uri = str(folder / "listing.parquet")
+    write_listing(listing_uri, Listing.of_files([str(folder / name) for name in names]), len(names))
+    return PartJob(0, listing_uri, "files", str(folder / part))
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("pictures"), FILES)
@@ -90,7 +94,7 @@ def job(pictures, tiny_model_path, tmp_path_factory, ray_cluster):
         max_image_pixels=LIMITS.max_pixels,
         progress="log",
     )
-    return score_folder(tiny_model_path, pictures, output, config=config)
+    return score_input(tiny_model_path, pictures, output, config=config)
 
 
 @pytest.fixture(scope="module")
@@ -116,25 +120,32 @@ def test_rows_equal_those_of_the_scorer_in_process(job, expected):
     assert_records_agree(read_records(job.output_uri), expected)
 
 
-def test_summary_counts_what_was_written(job, expected):
+def test_summary_counts_what_was_written(job, expected, pictures):
     assert (job.images, job.rows, job.workers) == (len(LISTED), len(LISTED), 2)
     assert job.errors_by_kind == {"empty": 1, "too_large": 1, "unreadable": 2}
     labels = [found.label for record in expected for found in record.detections]
     assert job.objects_per_label == {label: labels.count(label) for label in sorted(set(labels))}
     assert 0 < job.start_up_s < job.wall_s
     assert job.images_per_s > 0
-    assert json.loads((Path(job.output_uri) / SUMMARY).read_text()) == job.to_json()
+    document = json.loads((Path(job.output_uri) / SUMMARY).read_text())
+    assert document == job.to_json()
+    assert BatchSummary.from_json(document) == job
+    assert set(job.stages) == {"read", "decode", "predict", "write", "wait"}
+    assert job.error_examples["empty"] == [
+        f"The picture is empty: {pictures / 'broken/empty.jpg'} (got 0 bytes)"
+    ]
 
 
 def test_manifest_tells_model_input_and_settings(job, pictures, tiny_model_path):
     manifest = read_manifest(job.output_uri)
     assert manifest.rows == len(LISTED)
     assert [part.rows for part in manifest.parts] == [3, 3, 3, 1]
-    assert manifest.model["uri"] == str(tiny_model_path)
-    assert manifest.model["labels"] == ["circle", "square"]
-    assert manifest.model["sha256"].startswith(job.model_version)
-    assert manifest.input["uri"] == str(pictures)
-    assert manifest.settings["images_per_part"] == 3
+    (run,) = manifest.runs
+    assert run.model["uri"] == str(tiny_model_path)
+    assert run.model["labels"] == ["circle", "square"]
+    assert run.model["sha256"].startswith(job.model_version)
+    assert (run.input["uri"], run.input["kind"]) == (str(pictures), "files")
+    assert run.settings["max_image_pixels"] == LIMITS.max_pixels
 
 
 def test_pandas_reads_the_folder_as_it_is(job):
@@ -146,7 +157,7 @@ def test_pandas_reads_the_folder_as_it_is(job):
 
 def test_an_existing_output_is_refused_and_stays(job, pictures, tiny_model_path):
     with pytest.raises(StorageError, match="exists already"):
-        score_folder(tiny_model_path, pictures, job.output_uri, config=QUIET)
+        score_input(tiny_model_path, pictures / "deep", job.output_uri, config=QUIET)
     assert len(read_records(job.output_uri)) == len(LISTED)
 
 
@@ -155,8 +166,8 @@ def test_overwriting_replaces_all_rows(tmp_path, tiny_model_path, ray_cluster, m
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path / "first", {"1.jpg": FILES["a.jpg"], "2.jpg": GOOD})
     write_files(tmp_path / "second", {"3.jpg": FILES["b.JPEG"]})
-    score_folder(tiny_model_path, "first", "out", config=QUIET)
-    summary = score_folder(tiny_model_path, "second", "out", config=QUIET, overwrite=True)
+    score_input(tiny_model_path, "first", "out", config=QUIET)
+    summary = score_input(tiny_model_path, "second", "out", config=QUIET, existing="overwrite")
     assert summary.rows == 1
     uris = [str(tmp_path / "second" / "3.jpg")]
     assert pd.read_parquet("out")["image_uri"].tolist() == uris
@@ -166,7 +177,7 @@ def test_overwriting_replaces_all_rows(tmp_path, tiny_model_path, ray_cluster, m
 def test_a_worker_that_cannot_load_the_model_tells_so_plainly(tmp_path, ray_cluster):
     tmp_path.joinpath("model.safetensors").write_bytes(b"no model")
     settings = ScorerSettings(str(tmp_path / "model.safetensors"), LIMITS)
-    parts = [PartJob(0, ("a.jpg",), str(tmp_path / "part.parquet"))]
+    parts = [part_job(tmp_path, ["a.jpg"])]
     with pytest.raises(ModelFileError, match="Not a model file"):
         list(run_parts(parts, settings, WorkerPool(1, cpus=1, gpus=0), stall_timeout_s=60))
 
@@ -174,7 +185,7 @@ def test_a_worker_that_cannot_load_the_model_tells_so_plainly(tmp_path, ray_clus
 def test_a_worker_that_cannot_write_tells_so_plainly(tmp_path, tiny_model_path, ray_cluster):
     tmp_path.joinpath("taken").write_text("a file where a folder should be")
     settings = ScorerSettings(str(tiny_model_path), LIMITS)
-    parts = [PartJob(0, ("a.jpg",), str(tmp_path / "taken" / "part.parquet"))]
+    parts = [part_job(tmp_path, ["a.jpg"], part="taken/part.parquet")]
     with pytest.raises(StorageError, match="Cannot write"):
         list(run_parts(parts, settings, WorkerPool(1, cpus=1, gpus=0), stall_timeout_s=60))
 
@@ -183,7 +194,7 @@ def test_a_job_without_room_on_the_cluster_gives_up(tmp_path, tiny_model_path, r
     write_files(tmp_path, {"pictures/a.jpg": GOOD})
     config = BatchScoringConfig(cpus_per_worker=1000, stall_timeout_s=2.0, progress="off")
     with pytest.raises(ServiceError, match="stands still"):
-        score_folder(tiny_model_path, tmp_path / "pictures", tmp_path / "out", config=config)
+        score_input(tiny_model_path, tmp_path / "pictures", tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
 
 
@@ -191,19 +202,17 @@ def test_mistakes_are_told_before_any_work(tmp_path, tiny_model_path):
     folder = write_files(tmp_path / "pictures", {"a.jpg": GOOD, "notes/b.txt": b""})
     output = tmp_path / "out"
     with pytest.raises(StorageError, match="No such folder"):
-        score_folder(tiny_model_path, tmp_path / "nowhere", output)
+        score_input(tiny_model_path, tmp_path / "nowhere", output)
     with pytest.raises(StorageError, match="No pictures"):
-        score_folder(tiny_model_path, folder / "notes", output)
+        score_input(tiny_model_path, folder / "notes", output)
     with pytest.raises(StorageError, match="Cannot read the file"):
-        score_folder(tmp_path / "none.safetensors", folder, output)
+        score_input(tmp_path / "none.safetensors", folder, output)
     with pytest.raises(ModelFileError, match="Not a model file"):
-        score_folder(folder / "a.jpg", folder, output)
+        score_input(folder / "a.jpg", folder, output)
     with pytest.raises(StorageError, match="no folder"):
-        score_folder(tiny_model_path, folder, folder / "a.jpg")
+        score_input(tiny_model_path, folder, folder / "a.jpg")
     with pytest.raises(ConfigError, match="score_threshold"):
-        score_folder(
-            tiny_model_path, folder, output, config=BatchScoringConfig(score_threshold=2.0)
-        )
+        score_input(tiny_model_path, folder, output, config=BatchScoringConfig(score_threshold=2.0))
     assert not output.exists()
 
 
@@ -221,39 +230,39 @@ def test_negative_gpus_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("images", "workers", "parts"), [(1, 1, 1), (20, 1, 2), (500, 2, 16), (100_000, 4, 98)]
+    ("images", "workers", "size"), [(1, 1, 16), (20, 1, 16), (500, 2, 32), (100_000, 4, 1024)]
 )
-def test_parts_are_few_and_even_out_the_end(images, workers, parts, tmp_path):
-    uris = [f"{index}.jpg" for index in range(images)]
-    pool = WorkerPool(workers, cpus=1, gpus=0)
-    output = ScoresFolder.create(str(tmp_path))
-    cut = batch_scoring._cut(uris, pool, BatchScoringConfig(), output)
-    assert len(cut) == parts
-    assert [uri for part in cut for uri in part.image_uris] == uris
-    assert len({part.part_uri for part in cut}) == parts
+def test_parts_are_few_and_even_out_the_end(images, workers, size):
+    assert batch_scoring._images_per_part(images, WorkerPool(workers, cpus=1, gpus=0)) == size
 
 
-def test_a_job_is_committed_only_when_all_parts_are_there(tmp_path, tiny_model_path):
-    write_files(tmp_path, {"a.jpg": GOOD})
+def test_a_job_that_lost_a_part_is_not_committed(tmp_path, tiny_model_path):
+    write_files(tmp_path, {"a.jpg": GOOD, "b.jpg": GOOD})
+    folder = ScoresFolder(str(tmp_path / "out"))
+    listing = Listing.of_files([str(tmp_path / name) for name in ("a.jpg", "b.jpg")])
+    facts = {"created_at": "", "mode": "new", "model": {}, "input": {}, "settings": {}}
+    job = folder.begin(listing, 1, **facts)
     scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
-    part = PartJob(0, (str(tmp_path / "a.jpg"),), str(tmp_path / "part.parquet"))
-    outcome = scorer.score_part(part)
-    batch_scoring._check_complete([outcome], [part], outcome.model_version)
+    parts = {
+        part.index: scorer.score_part(part).counts for part in batch_scoring._part_jobs(job, {})
+    }
+    batch_scoring._check_complete(parts, job)
+    del parts[1]
     with pytest.raises(ServiceError, match="lost parts"):
-        batch_scoring._check_complete([outcome], [part, part], outcome.model_version)
+        batch_scoring._check_complete(parts, job)
+    batch_scoring._check_version(parts[0], parts[0].model_version)
     with pytest.raises(StorageError, match="changed while"):
-        batch_scoring._check_complete([outcome], [part], "another")
+        batch_scoring._check_version(parts[0], "another")
 
 
 def test_a_picture_that_went_away_is_an_error_row(tmp_path, tiny_model_path):
     write_files(tmp_path, {"a.jpg": GOOD})
-    uris = (str(tmp_path / "gone.jpg"), str(tmp_path / "a.jpg"))
-    part_path = tmp_path / "part.parquet"
     scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
-    outcome = scorer.score_part(PartJob(5, uris, str(part_path)))
-    assert (outcome.index, outcome.rows) == (5, 2)
-    assert outcome.errors_by_kind == {"missing": 1}
-    assert outcome.size_bytes == part_path.stat().st_size
+    outcome = scorer.score_part(part_job(tmp_path, ["gone.jpg", "a.jpg"]))
+    part_path = tmp_path / "part.parquet"
+    assert (outcome.counts.index, outcome.counts.rows) == (0, 2)
+    assert outcome.counts.errors_by_kind == {"missing": 1}
+    assert outcome.counts.size_bytes == part_path.stat().st_size
     frame = pd.read_parquet(part_path)
     assert frame["error_kind"].tolist()[0] == "missing"
     assert pd.isna(frame["content_sha256"][0])
@@ -266,16 +275,10 @@ def test_progress_is_a_bar_or_a_line(capsys, caplog):
         progress.advance(2)
     assert "3/3" in capsys.readouterr().err
     assert caplog.messages == []
-    with ImageProgress(3, "auto") as progress:  # stderr is no terminal here
+    with ImageProgress(4, "auto", done=1) as progress:  # stderr is no terminal here
         progress.advance(1)
         progress.advance(2)
     (message,) = caplog.messages
-    assert message.startswith("scored 3 of 3 pictures")
+    assert message.startswith("scored 4 of 4 pictures")
+    assert message.endswith("images/s, 0:00:00 left")
     assert capsys.readouterr().out == ""
-
-
-def test_an_unfinished_output_is_told_from_a_finished_one(tmp_path):
-    folder = ScoresFolder.create(str(tmp_path / "out"))
-    assert not (tmp_path / "out" / MANIFEST).exists()
-    with pytest.raises(StorageError, match="finished job"):
-        read_manifest(folder.uri)

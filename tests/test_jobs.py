@@ -92,7 +92,7 @@ def run_job(jobs, *arguments):
 
 @pytest.mark.timeout(300)
 def test_a_submitted_job_scores_a_folder(jobs, tiny_model_path, tmp_path):
-    from appliance.on_ray.scores_folder import read_records
+    from appliance.bulk.scores.manifest import read_records
 
     pictures = tmp_path / "pictures"
     pictures.mkdir()

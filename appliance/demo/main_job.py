@@ -32,9 +32,10 @@ from appliance.evaluation.comparison import compare_pictures
 from appliance.evaluation.report.page import result_charts, write_report
 from appliance.evaluation.tensorboard import write_tensorboard
 from appliance.on_ray import serving
-from appliance.on_ray.batch_scoring import BatchScoringConfig, score_folder
+from appliance.bulk.config import BatchScoringConfig
+from appliance.on_ray.batch_scoring import score_input
 from appliance.on_ray.cluster import local_cluster
-from appliance.on_ray.scores_folder import read_records
+from appliance.bulk.scores.manifest import read_records
 from appliance.on_ray.training import Workers, train_to_file
 from appliance.records import Record, records_agree
 from appliance.training.monitor import read_metrics
@@ -147,7 +148,7 @@ def _run(options: DemoOptions, started_s: float) -> dict[str, Any]:
         with clock.stage("Batch scoring with Ray Data"):
             pictures = _picture_folder(test_set.images, out_dir / "test_pictures")
             config = BatchScoringConfig(progress="auto" if options.progress else "off")
-            batch = score_folder(model_path, pictures, out_dir / "scores", config=config)
+            batch = score_input(model_path, pictures, out_dir / "scores", config=config)
         with clock.stage("Online scoring with Ray Serve"):
             online = _score_online(model_path, read_records(out_dir / "scores"))
     outcome = Outcome(plan, train_set, test_set, trained, evaluation, batch, online)

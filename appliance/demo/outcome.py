@@ -12,7 +12,7 @@ from appliance.evaluation.analysis import Analysis
 from appliance.evaluation.comparison import Comparison
 from appliance.evaluation.evaluate import EvaluationResult
 from appliance.evaluation.report.page import ReportData, ReportSection
-from appliance.on_ray.batch_scoring import BatchSummary
+from appliance.bulk.summary import BatchSummary
 from appliance.on_ray.training import TrainedModel
 from appliance.training.plan import TrainingPlan
 from appliance.versions import versions

@@ -117,6 +117,27 @@ def decode_image(
         ) from None
 
 
+def decoded_bytes(data: bytes, min_shorter_side_px: int | None = None) -> int:
+    """About how much memory `decode_image` will need for a picture, by its header; 0 if it is none.
+
+    Args:
+        data: The encoded file.
+        min_shorter_side_px: As there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if min_shorter_side_px is not None:
+                    image.draft(None, _draft_wh(stored_hw(image), min_shorter_side_px))
+                # With the fourth channel that some have until they are RGB.
+                return 4 * image.width * image.height
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError):
+        return 0  # it is no picture, and `decode_image` will say so
+    except Image.DecompressionBombError:
+        return 0  # it is refused unread
+
+
 def _check_pixels(image: Image.Image, source: str, limits: ImageLimits) -> None:
     height, width = stored_hw(image)
     if width * height > limits.max_pixels:

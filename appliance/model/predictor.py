@@ -63,6 +63,7 @@ class Predictor:
         LabelError: A label is unknown to the model.
 
     Attributes:
+        class_agnostic_nms: As given.
         stage_times: Set to a `StageTimes` to measure; None measures nothing.
     """
 
@@ -94,6 +95,7 @@ class Predictor:
         self.model_name = model_name
         self.model_version = model_version
         self.device = resolve_device(device)
+        self.class_agnostic_nms = class_agnostic_nms
         self.stage_times: StageTimes | None = None
         on_gpu = self.device.type == "cuda"
         if not on_gpu:

@@ -1,35 +1,45 @@
-"""Scores every picture of a folder or bucket into Parquet, with Ray Data.
+"""Scores every picture of a folder, bucket, list, table, archive or video into Parquet, with Ray Data.
 
 The path of a job:
 
     list pictures -> cut the listing into parts -> Ray Data runs them on workers (`part_pool`), which
-    decode, infer and write one file a part (`part_scorer`) -> all are there -> commit (`scores_folder`)
+    decode, infer and write one file a part (`part_scorer`) -> all are there -> commit (`scores.folder`)
 
-Every picture listed gives exactly one row, in the order of the listing, also when it could not be read.
-Through Ray pass only names and counts, in few large tasks: each task costs it about a tenth of a second.
+Every picture listed gives exactly one row, in the order of the listing, also when it could not be read, and
+whatever is killed on the way: the same command goes on with the parts that are missing. Through Ray pass
+only numbers, in few large tasks: each task costs it about a tenth of a second.
 """
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from appliance import storage
-from appliance.errors import ConfigError, ServiceError, StorageError
-from appliance.images.decoding import EXTENSIONS, ImageLimits
-from appliance.model import model_file
+from appliance.bulk.annotated import AnnotatedPictures, check_apart
+from appliance.bulk.config import BatchScoringConfig
+from appliance.bulk.inputs.listing import Listing
+from appliance.bulk.inputs.opening import InputOptions, list_input
+from appliance.bulk.job_start import Begin, Existing, GoOn, JobRequest, Nothing, start_job
+from appliance.bulk.part_scorer import PartJob, PartOutcome, ScorerSettings
+from appliance.bulk.scores.exports import EXPORT_NAMES, export_scores
+from appliance.bulk.scores.folder import ScoresFolder, UnfinishedJob
+from appliance.bulk.scores.manifest import open_dataset, read_manifest
+from appliance.bulk.scores.ownership import owned
+from appliance.bulk.scores.part_file import PartCounts
+from appliance.bulk.summary import BatchSummary, summarize
+from appliance.errors import ServiceError, StorageError
 from appliance.on_ray import cluster
 from appliance.on_ray.part_pool import WorkerPool, run_parts, size_pool
-from appliance.on_ray.part_scorer import PartJob, PartOutcome, ScorerSettings
-from appliance.on_ray.progress import ImageProgress, ProgressStyle
-from appliance.on_ray.scores_folder import PARTS, Manifest, Part, ScoresFolder
+from appliance.on_ray.progress import ImageProgress
+
+logger = logging.getLogger(__name__)
 
 MIN_IMAGES_PER_PART = 16
 MAX_IMAGES_PER_PART = 1024
@@ -40,136 +50,54 @@ MIN_IMAGES_PER_WORKER = 64
 
 
 @dataclass(frozen=True)
-class BatchScoringConfig:
-    """How to score.
+class _Scored:
+    """All parts of a job in order, what became of those scored now, and how many workers were asked for."""
 
-    Attributes:
-        workers: Processes that score; by default what the CPUs, or the GPUs, of the cluster allow.
-        cpus_per_worker: CPUs of each; by default 1, or a GPU's share of them, at most 8.
-        gpus_per_worker: GPUs of each, also fractions; by default 1 where the cluster has any.
-        batch_size: Pictures handed to the network at once.
-        images_per_part: Pictures of one Parquet file; by default 16 to 1024, by the size of the job.
-        score_threshold: Overrides the model's own, 0..1.
-        max_detections: Overrides the model's own.
-        max_image_bytes: Larger files get an error row.
-        max_image_pixels: So do larger pictures.
-        gpu_jpeg: Decode JPEGs on the GPUs that score; needs the extra of that name on every node.
-        stall_timeout_s: Give up when no part was finished for so long: the cluster has no room for a
-            single worker, or a worker hangs.
-        progress: "bar", "log" (a line each ten seconds), "off", or "auto": a bar on a terminal.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    workers: int | None = None
-    cpus_per_worker: int | None = None
-    gpus_per_worker: float | None = None
-    batch_size: int = 8
-    images_per_part: int | None = None
-    score_threshold: float | None = None
-    max_detections: int | None = None
-    max_image_bytes: int = ImageLimits.max_bytes
-    max_image_pixels: int = ImageLimits.max_pixels
-    gpu_jpeg: bool = False
-    stall_timeout_s: float = 1800.0
-    progress: ProgressStyle = "auto"
-
-    def __post_init__(self) -> None:
-        for name in (
-            "workers",
-            "cpus_per_worker",
-            "batch_size",
-            "images_per_part",
-            "max_image_bytes",
-            "max_image_pixels",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is wrong", got=value, expected="at least 1")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
-            raise ConfigError("gpus_per_worker is wrong", got=self.gpus_per_worker, expected=">= 0")
-
-
-@dataclass(frozen=True)
-class BatchSummary:
-    """What a job did.
-
-    Attributes:
-        output_uri: Where the scores are.
-        images: Pictures listed.
-        rows: Records written; equal to `images`.
-        errors_by_kind: Word -> pictures that could not be read.
-        objects_per_label: Label -> detections.
-        model_name: As in the records.
-        model_version: As in the records.
-        workers: Processes that were asked for.
-        wall_s: Seconds from the call to the commit.
-        start_up_s: Seconds of these before the first picture: cluster, processes, model.
-        images_per_s: Pictures by the time from the first picture to the last.
-    """
-
-    output_uri: str
-    images: int
-    rows: int
-    errors_by_kind: dict[str, int]
-    objects_per_label: dict[str, int]
-    model_name: str
-    model_version: str
+    parts: list[PartCounts]
+    outcomes: list[PartOutcome]
     workers: int
-    wall_s: float
-    start_up_s: float
-    images_per_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for `_summary.json` and the last line of a job."""
-        return asdict(self)
 
 
-def score_folder(
+def score_input(
     model_uri: str | os.PathLike[str],
     input_uri: str | os.PathLike[str],
     output_uri: str | os.PathLike[str],
     *,
+    options: InputOptions = InputOptions(),
     config: BatchScoringConfig = BatchScoringConfig(),
-    overwrite: bool = False,
+    existing: Existing = "refuse",
     address: str | None = None,
 ) -> BatchSummary:
-    """Scores all pictures below a folder or prefix.
+    """Scores all pictures of an input.
 
     Local paths are made absolute; on a cluster of several nodes they have to lie on a file system that
     all of them share.
 
     Args:
         model_uri: Model file.
-        input_uri: Folder or prefix, searched to any depth.
-        output_uri: New or empty folder; see `scores_folder` for what lies in it afterwards.
+        input_uri: Folder, prefix, pattern, picture, list, table, archive or video: see `list_input`.
+        output_uri: Folder or prefix; see `scores.folder` for what lies in it afterwards. Where an
+            interrupted run of the same job has left its parts there, this one goes on with the rest.
+        options: What of the input is meant.
         config: How.
-        overwrite: Whether an earlier job's output may be replaced once this job has succeeded.
+        existing: What becomes of an output that another job has finished there: see `start_job`.
         address: Cluster to join when this process is in none; see `cluster.connect`.
 
     Raises:
-        StorageError: No such folder, no pictures in it, or the output cannot be written.
+        StorageError: There are no pictures, or the output cannot be written, or is in use.
         ModelFileError: The model file is none.
-        ConfigError: A setting does not fit the model.
-        ServiceError: The cluster failed.
+        ConfigError, LabelError: A setting does not fit the model or the input.
+        ServiceError: The cluster failed, or more pictures than allowed could not be read.
     """
-    image_uris = storage.list_files(storage.absolute(input_uri), EXTENSIONS)
-    if not image_uris:
-        raise StorageError(
-            "No pictures in the folder",
-            where=storage.absolute(input_uri),
-            expected=f"files in {' '.join(EXTENSIONS)}",
-            hint="Check the path, and the endings of the names",
-        )
-    return score_pictures(
+    uri = storage.absolute(input_uri)
+    return _score(
         model_uri,
-        image_uris,
+        {"uri": uri, **asdict(options)},
+        lambda: list_input(uri, options),
         output_uri,
-        input_uri=input_uri,
-        config=config,
-        overwrite=overwrite,
-        address=address,
+        config,
+        existing,
+        address,
     )
 
 
@@ -178,156 +106,213 @@ def score_pictures(
     image_uris: Sequence[str],
     output_uri: str | os.PathLike[str],
     *,
-    input_uri: str | os.PathLike[str] | None = None,
     config: BatchScoringConfig = BatchScoringConfig(),
-    overwrite: bool = False,
+    existing: Existing = "refuse",
     address: str | None = None,
 ) -> BatchSummary:
-    """Scores the pictures named; errors as in `score_folder`.
+    """Scores the pictures named, each of them once; arguments and errors as in `score_input`.
 
     Args:
         model_uri: Model file.
         image_uris: At least one; the rows stand in their order.
-        output_uri: As in `score_folder`.
-        input_uri: The folder they came from, for the manifest; None if there is none.
+        output_uri: As in `score_input`.
         config: How.
-        overwrite: As in `score_folder`.
-        address: As in `score_folder`.
+        existing: As in `score_input`.
+        address: As in `score_input`.
     """
+    listing = Listing.of_files([storage.absolute(uri) for uri in image_uris])
+    asked = {"uri": None, "listing_sha256": listing.sha256()}
+    return _score(model_uri, asked, lambda: listing, output_uri, config, existing, address)
+
+
+def _score(
+    model_uri: str | os.PathLike[str],
+    asked: Mapping[str, Any],
+    list_pictures: Callable[[], Listing],
+    output_uri: str | os.PathLike[str],
+    config: BatchScoringConfig,
+    existing: Existing,
+    address: str | None,
+) -> BatchSummary:
     started = time.perf_counter()
-    started_s = time.time()
-    model_uri, output_uri = storage.absolute(model_uri), storage.absolute(output_uri)
-    input_uri = None if input_uri is None else storage.absolute(input_uri)
-    model = _describe_model(model_uri, config)
-    output = ScoresFolder.create(output_uri, overwrite=overwrite)
+    folder = ScoresFolder(storage.absolute(output_uri))
+    if config.annotated_uri is not None:
+        check_apart(folder.uri, config.annotated_uri)
+    request = JobRequest.of(storage.absolute(model_uri), asked, config)
+    folder.prepare()
     try:
-        cluster.connect(address)
-        pool = size_pool(
-            math.ceil(len(image_uris) / MIN_IMAGES_PER_WORKER),
-            workers=config.workers,
-            cpus_per_worker=config.cpus_per_worker,
-            gpus_per_worker=config.gpus_per_worker,
-        )
-        jobs = _cut(image_uris, pool, config, output)
-        settings = _scorer_settings(model_uri, config, pool)
-        outcomes = []
-        with ImageProgress(len(image_uris), config.progress) as progress:
-            for outcome in run_parts(jobs, settings, pool, stall_timeout_s=config.stall_timeout_s):
-                outcomes.append(outcome)
-                progress.advance(outcome.rows)
-        outcomes.sort(key=lambda outcome: outcome.index)
-        _check_complete(outcomes, jobs, model["version"])
-        first_s = min(outcome.started_s for outcome in outcomes)
-        last_s = max(outcome.finished_s for outcome in outcomes)
-        summary = BatchSummary(
-            output_uri=output_uri,
-            images=len(image_uris),
-            rows=sum(outcome.rows for outcome in outcomes),
-            errors_by_kind=_total(outcome.errors_by_kind for outcome in outcomes),
-            objects_per_label=_total(outcome.objects_per_label for outcome in outcomes),
-            model_name=model["name"],
-            model_version=model["version"],
-            workers=pool.workers,
-            wall_s=round(time.perf_counter() - started, 3),
-            start_up_s=round(first_s - started_s, 3),
-            images_per_s=round(len(image_uris) / max(last_s - first_s, 1e-9), 3),
-        )
-        output.commit(
-            _manifest(output, outcomes, model, input_uri, image_uris, config), summary.to_json()
-        )
+        with owned(folder.uri) as ownership:
+            start = start_job(folder, request, list_pictures, existing)
+            if isinstance(start, Nothing):
+                summary = start.summary
+            else:
+                cluster.connect(address)
+                job = (
+                    start.job if isinstance(start, GoOn) else _begin(folder, start, request, config)
+                )
+                scored = _run(job, request, config)
+                summary = _summary(folder, job, scored, started)
+                ownership.check()
+                job.decide(scored.parts, summary.to_json(), start.before)
+                job.publish()
+            _export(folder, config)
+            return summary
     finally:
-        output.discard()
-    return summary
+        folder.remove_if_empty()
 
 
-def _describe_model(model_uri: str, config: BatchScoringConfig) -> dict[str, Any]:
-    """What the manifest says of the model; also the proof that workers will be able to use it."""
-    loaded = model_file.load(model_uri)
-    loaded.spec.with_settings(
-        score_threshold=config.score_threshold, max_detections=config.max_detections
+def _begin(
+    folder: ScoresFolder, start: Begin, request: JobRequest, config: BatchScoringConfig
+) -> UnfinishedJob:
+    images = len(start.listing)
+    images_per_part = config.images_per_part or _images_per_part(images, _pool(images, config))
+    return folder.begin(start.listing, images_per_part, **start.facts(request))
+
+
+def _run(job: UnfinishedJob, request: JobRequest, config: BatchScoringConfig) -> _Scored:
+    """Scores the parts that are missing.
+
+    Raises:
+        StorageError, ServiceError: As in `score_input`.
+    """
+    images, version = job.plan.images, request.model["version"]
+    parts = {i: part for i, part in job.done().items() if part.model_version == version}
+    before = sum(part.rows for part in parts.values())
+    if before:
+        logger.info("going on: %d of %d pictures have been scored before", before, images)
+    pool = _pool(images - before, config)
+    settings = _scorer_settings(job, config, pool, request)
+    outcomes: list[PartOutcome] = []
+    todo = _part_jobs(job, parts)
+    try:
+        with ImageProgress(images, config.progress, done=before) as progress:
+            for outcome in run_parts(todo, settings, pool, stall_timeout_s=config.stall_timeout_s):
+                _check_version(outcome.counts, version)
+                outcomes.append(outcome)
+                parts[outcome.counts.index] = outcome.counts
+                progress.advance(outcome.counts.rows)
+                _check_error_rate(parts.values(), images, config.max_error_rate, job)
+        _check_complete(parts, job)
+    except BaseException:
+        if not parts and not job.done():
+            job.discard()  # nothing is lost by it, and the output is as it was before
+        raise
+    return _Scored([parts[index] for index in range(job.plan.parts)], outcomes, pool.workers)
+
+
+def _summary(
+    folder: ScoresFolder, job: UnfinishedJob, scored: _Scored, started: float
+) -> BatchSummary:
+    wall_s = time.perf_counter() - started
+    now_s = time.time()
+    first_s = min((outcome.started_s for outcome in scored.outcomes), default=now_s)
+    return summarize(
+        scored.parts,
+        scored.outcomes,
+        output_uri=folder.uri,
+        images=job.plan.images,
+        repeated=job.plan.input["repeated"],
+        model_name=job.plan.model["name"],
+        model_version=job.plan.model["version"],
+        workers=scored.workers,
+        wall_s=round(wall_s, 3),
+        start_up_s=round(wall_s - (now_s - first_s), 3),
     )
-    sha256 = hashlib.sha256(storage.read_bytes(model_uri)).hexdigest()
-    return {
-        "uri": model_uri,
-        "name": loaded.name,
-        "version": loaded.version,
-        "sha256": sha256,
-        "labels": list(loaded.spec.label_map.names),
-    }
 
 
-def _cut(
-    image_uris: Sequence[str], pool: WorkerPool, config: BatchScoringConfig, output: ScoresFolder
-) -> list[PartJob]:
-    size = config.images_per_part
-    if size is None:
-        even = math.ceil(len(image_uris) / (pool.workers * PARTS_PER_WORKER))
-        size = min(max(even, MIN_IMAGES_PER_PART), MAX_IMAGES_PER_PART)
-    starts = range(0, len(image_uris), size)
+def _pool(images: int, config: BatchScoringConfig) -> WorkerPool:
+    return size_pool(
+        math.ceil(images / MIN_IMAGES_PER_WORKER),
+        workers=config.workers,
+        min_workers=config.min_workers,
+        cpus_per_worker=config.cpus_per_worker,
+        gpus_per_worker=config.gpus_per_worker,
+    )
+
+
+def _images_per_part(images: int, pool: WorkerPool) -> int:
+    even = math.ceil(images / (pool.workers * PARTS_PER_WORKER))
+    return min(max(even, MIN_IMAGES_PER_PART), MAX_IMAGES_PER_PART)
+
+
+def _part_jobs(job: UnfinishedJob, done: Mapping[int, PartCounts]) -> list[PartJob]:
+    plan = job.plan
     return [
-        PartJob(index, tuple(image_uris[start : start + size]), output.part_uri(index))
-        for index, start in enumerate(starts)
+        PartJob(
+            index, job.listing_uri, plan.kind, job.part_uri(index), index * plan.images_per_part
+        )
+        for index in range(plan.parts)
+        if index not in done
     ]
 
 
 def _scorer_settings(
-    model_uri: str, config: BatchScoringConfig, pool: WorkerPool
+    job: UnfinishedJob, config: BatchScoringConfig, pool: WorkerPool, request: JobRequest
 ) -> ScorerSettings:
+    annotated = None
+    if config.annotated_uri is not None:
+        wanted = config.annotated_pictures or job.plan.images
+        uri = storage.absolute(config.annotated_uri)
+        annotated = AnnotatedPictures(uri, wanted, job.plan.images)
     return ScorerSettings(
-        model_uri,
-        ImageLimits(config.max_image_bytes, config.max_image_pixels),
+        request.model["uri"],
+        config.limits,
         device="auto" if pool.gpus else "cpu",
         threads=pool.cpus,
         batch_size=config.batch_size,
         score_threshold=config.score_threshold,
         max_detections=config.max_detections,
+        labels=config.labels,
+        tiling=config.tiling,
         gpu_jpeg=config.gpu_jpeg,
+        annotated=annotated,
     )
 
 
-def _check_complete(
-    outcomes: Sequence[PartOutcome], jobs: Sequence[PartJob], model_version: str
-) -> None:
-    done = [(outcome.index, outcome.rows) for outcome in outcomes]
-    if done != [(job.index, len(job.image_uris)) for job in jobs]:
-        raise ServiceError(
-            "The scoring job lost parts", got=f"{len(done)} parts", expected=f"{len(jobs)}"
-        )
-    versions = {outcome.model_version for outcome in outcomes}
-    if versions != {model_version}:
+def _check_version(part: PartCounts, model_version: str) -> None:
+    if part.model_version != model_version:
         raise StorageError(
             "The model file changed while the job ran",
-            got=f"versions {', '.join(sorted(versions | {model_version}))}",
-            hint="Run the job again",
+            got=f"version {part.model_version}",
+            expected=f"version {model_version}",
+            hint="Run the job again with --overwrite, or put the model back and repeat the command",
         )
 
 
-def _manifest(
-    output: ScoresFolder,
-    outcomes: Sequence[PartOutcome],
-    model: Mapping[str, Any],
-    input_uri: str | None,
-    image_uris: Sequence[str],
-    config: BatchScoringConfig,
-) -> Manifest:
-    parts = tuple(
-        Part(f"{PARTS}/{output.part_name(outcome.index)}", outcome.rows, outcome.size_bytes)
-        for outcome in outcomes
-    )
-    listing_sha256 = hashlib.sha256("\n".join(image_uris).encode()).hexdigest()
-    return Manifest(
-        run_id=output.run_id,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        rows=sum(part.rows for part in parts),
-        parts=parts,
-        model=model,
-        input={"uri": input_uri, "images": len(image_uris), "listing_sha256": listing_sha256},
-        settings=asdict(config),
-    )
+def _check_error_rate(
+    parts: Iterable[PartCounts], images: int, max_error_rate: float, job: UnfinishedJob
+) -> None:
+    """Gives up as soon as it is certain that too many pictures cannot be read."""
+    kinds: Counter[str] = Counter()
+    examples: list[str] = []
+    for part in parts:
+        kinds.update(part.errors_by_kind)
+        examples += [text for texts in part.error_examples.values() for text in texts]
+    if kinds.total() > max_error_rate * images:
+        job.discard()  # rows of errors must not outlive what made them
+        raise ServiceError(
+            "Too many pictures cannot be read",
+            where=job.plan.input["uri"],
+            got=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+            + f" of {images} so far; the first: {examples[0]}",
+            expected=f"at most {max_error_rate:.1%} of them, by --max-error-rate",
+            hint="See whether the input is what it should be",
+        )
 
 
-def _total(counters: Iterable[Counter[str]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for counter in counters:
-        total.update(counter)
-    return dict(sorted(total.items()))
+def _check_complete(parts: Mapping[int, PartCounts], job: UnfinishedJob) -> None:
+    rows = {index: part.rows for index, part in parts.items()}
+    if rows != {index: job.plan.rows_of(index) for index in range(job.plan.parts)}:
+        raise ServiceError(
+            "The scoring job lost parts",
+            got=f"{len(parts)} parts",
+            expected=f"{job.plan.parts}",
+            hint="Run the same command again: it scores those that are missing",
+        )
+
+
+def _export(folder: ScoresFolder, config: BatchScoringConfig) -> None:
+    for form in config.formats:
+        labels = read_manifest(folder.uri).labels
+        batches = open_dataset(folder.uri).to_batches()
+        export_scores(batches, labels, storage.join(folder.uri, EXPORT_NAMES[form]), form)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import ray
 
 from appliance import storage
+from appliance.bulk.config import BatchScoringConfig, ProgressStyle
+from appliance.bulk.scores.manifest import open_dataset
 from appliance.detections import Detections
 from appliance.errors import ConfigError
 from appliance.on_ray import cluster
-from appliance.on_ray.batch_scoring import BatchScoringConfig, score_pictures
-from appliance.on_ray.progress import ProgressStyle
-from appliance.on_ray.scores_folder import open_dataset
+from appliance.on_ray.batch_scoring import score_pictures
 from appliance.records import read_detections
 
 logger = logging.getLogger(__name__)
@@ -70,22 +70,30 @@ def detect_on_cluster(
     """
     cluster.connect(address)
     with _folder(scratch_uri) as folder:
+        uris = [storage.absolute(uri) for uri in image_uris]
         summary = score_pictures(
             model_uri,
-            [storage.absolute(uri) for uri in image_uris],
+            uris,
             folder,
             config=BatchScoringConfig(workers=workers, progress=progress),
         )
         batches = open_dataset(folder).to_batches()
-        detections = [found for batch in batches for found in read_detections(batch)]
+        # A picture that a dataset names twice is scored once.
+        by_uri = {
+            uri: found
+            for batch in batches
+            for uri, found in zip(
+                batch.column("image_uri").to_pylist(), read_detections(batch), strict=True
+            )
+        }
+        detections = [by_uri[uri] for uri in uris]
     if summary.errors_by_kind:
         logger.warning(
             "pictures that could not be read and count as empty: %s",
             ", ".join(f"{count} {kind}" for kind, count in summary.errors_by_kind.items()),
         )
-    return DetectedPictures(
-        detections, summary.errors_by_kind, summary.images_per_s, summary.wall_s
-    )
+    images_per_s = summary.images_per_s or summary.rows / summary.wall_s
+    return DetectedPictures(detections, summary.errors_by_kind, images_per_s, summary.wall_s)
 
 
 @contextlib.contextmanager

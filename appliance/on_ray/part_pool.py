@@ -15,8 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from appliance.bulk.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
 from appliance.errors import ApplianceError, ServiceError
-from appliance.on_ray.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
 
 if TYPE_CHECKING:
     import ray.data
@@ -29,17 +29,26 @@ _MAX_CPUS_PER_GPU = 8
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """How many workers, and what each of them takes of the cluster."""
+    """How many workers, and what each of them takes of the cluster.
+
+    Attributes:
+        workers: At most.
+        cpus: Of each.
+        gpus: Of each.
+        min_workers: To begin with; Ray adds others as there is room. None: all at once.
+    """
 
     workers: int
     cpus: int
     gpus: float
+    min_workers: int | None = None
 
 
 def size_pool(
     most: int,
     *,
     workers: int | None = None,
+    min_workers: int | None = None,
     cpus_per_worker: int | None = None,
     gpus_per_worker: float | None = None,
 ) -> WorkerPool:
@@ -48,6 +57,7 @@ def size_pool(
     Args:
         most: Workers that are worth their start.
         workers: So many, whatever fits; by default what the CPUs, or the GPUs, allow.
+        min_workers: As in `WorkerPool`.
         cpus_per_worker: By default 1, or a GPU's share of the CPUs, at most 8.
         gpus_per_worker: By default 1 where the cluster has any GPU.
     """
@@ -63,7 +73,8 @@ def size_pool(
     else:
         cpus = cpus_per_worker or 1
         fitting = total_cpus // cpus
-    return WorkerPool(workers or max(1, min(fitting, most)), cpus, gpus)
+    count = workers or max(1, min(fitting, most))
+    return WorkerPool(count, cpus, gpus, None if min_workers is None else min(min_workers, count))
 
 
 def run_parts(
@@ -148,7 +159,9 @@ def _pipeline(
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             cast(Any, _Worker),
             fn_constructor_args=(settings,),
-            compute=ray.data.ActorPoolStrategy(size=pool.workers),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=pool.min_workers or pool.workers, max_size=pool.workers
+            ),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
             max_task_retries=PART_RETRIES,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Literal, Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+from appliance.bulk.config import ProgressStyle
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-ProgressStyle = Literal["auto", "bar", "log", "off"]
 LOG_INTERVAL_S = 10.0
 
 
@@ -22,22 +24,25 @@ class ImageProgress:
     Args:
         total: Pictures to do.
         style: "auto" is a bar where stderr is a terminal, log lines elsewhere.
+        done: Pictures of these that were done before.
     """
 
-    def __init__(self, total: int, style: ProgressStyle) -> None:
+    def __init__(self, total: int, style: ProgressStyle, done: int = 0) -> None:
         if style == "auto":
             style = "bar" if sys.stderr.isatty() else "log"
         self._total = total
         self._style = style
-        self._done = 0
-        self._started = time.perf_counter()
-        self._logged = self._started
+        self._before = self._done = done
+        self._started_s = self._logged_s = time.perf_counter()
+        self._counted_from = done
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
         if self._style == "bar":
             self._bar = _bar()
-            self._task = self._bar.add_task("scoring", total=self._total, rate="starting workers")
+            self._task = self._bar.add_task(
+                "scoring", total=self._total, completed=self._before, rate="starting workers"
+            )
             self._bar.start()
         return self
 
@@ -48,15 +53,28 @@ class ImageProgress:
     def advance(self, images: int) -> None:
         """So many more pictures are done."""
         self._done += images
-        now = time.perf_counter()
-        rate = f"{self._done / (now - self._started):.1f} images/s"
+        now_s = time.perf_counter()
+        per_s = (self._done - self._counted_from) / max(now_s - self._started_s, 1e-9)
+        is_first = self._counted_from == self._before
+        if is_first:
+            # Their time is that of the start: what is measured from here on says how long the rest takes.
+            self._started_s, self._counted_from = now_s, self._done
         if self._bar is not None:
+            rate = "" if is_first else f"{per_s:.1f} images/s"
             self._bar.update(self._task, advance=images, rate=rate)
             return
-        due = now - self._logged >= LOG_INTERVAL_S or self._done == self._total
-        if self._style == "log" and due:
-            logger.info("scored %d of %d pictures, %s", self._done, self._total, rate)
-            self._logged = now
+        is_last = self._done == self._total
+        due = not is_first and now_s - self._logged_s >= LOG_INTERVAL_S
+        if self._style == "log" and (due or is_last):
+            left = timedelta(seconds=round((self._total - self._done) / per_s))
+            logger.info(
+                "scored %d of %d pictures, %.1f images/s, %s left",
+                self._done,
+                self._total,
+                per_s,
+                left,
+            )
+            self._logged_s = now_s
 
 
 def _bar() -> Progress:

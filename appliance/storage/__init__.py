@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 from appliance.errors import StorageError
-from appliance.storage.failures import denied, explained, reason
+from appliance.storage.failures import denied, explained, reason, transient
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile, fs
 
+_NAME = "-name-of-a-file-"
 _RANGE_BYTES = 64 * 2**10
 _SCHEMES_WITH_PLAIN_NAMES = ("fsspec+", "memory", "zip", "tar", "libarchive", "ftp", "sftp", "ssh")
 
@@ -99,8 +100,12 @@ def list_files(uri: str | os.PathLike[str], extensions: Iterable[str]) -> list[s
     return sorted(found)
 
 
-def read_bytes(uri: str | os.PathLike[str]) -> bytes:
-    """The whole content of one file.
+def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int | None = None) -> bytes:
+    """The whole content of one file, or as much of it as is wanted.
+
+    Args:
+        uri: The file.
+        max_bytes: Read no more than the first so many.
 
     Raises:
         StorageError: It is not there or cannot be read.
@@ -109,9 +114,21 @@ def read_bytes(uri: str | os.PathLike[str]) -> bytes:
         with explained("Cannot read the file", uri):
             filesystem, path = open_store(str(uri))
             with filesystem.open_input_stream(path) as stream:
-                return bytes(stream.read())
-    with _local_failures("Cannot read the file", uri, "Check the path"):
-        return local_path(uri).read_bytes()
+                return _read(stream, max_bytes)
+    with (
+        _local_failures("Cannot read the file", uri, "Check the path"),
+        local_path(uri).open("rb") as file,
+    ):
+        return file.read(-1 if max_bytes is None else max_bytes)
+
+
+def _read(stream: NativeFile, max_bytes: int | None) -> bytes:
+    if max_bytes is None:
+        return bytes(stream.read())
+    data = bytearray()
+    while len(data) < max_bytes and (chunk := stream.read(max_bytes - len(data))):
+        data += chunk  # a web server may give less than was asked for
+    return bytes(data)
 
 
 def open_input(uri: str | os.PathLike[str]) -> BinaryIO:
@@ -236,8 +253,11 @@ def _list_remote(uri: str, endings: tuple[str, ...]) -> list[str]:
     names = [info.path.lstrip("/")[len(root) :].lstrip("/") for info in infos if info.is_file]
     if uri.startswith(("http://", "https://")):
         names = [unquote(name) for name in names]  # they come from links, where they are encoded
+    # As `join`, which would take the address apart anew for each of a million names.
+    before, after = join(uri, _NAME).split(_NAME)
+    encode = str if uri.startswith(_SCHEMES_WITH_PLAIN_NAMES) else quote
     return sorted(
-        join(uri, name)
+        before + encode(name) + after
         for name in names
         if name.lower().endswith(endings) and "/." not in f"/{name}"
     )
@@ -275,4 +295,6 @@ def _local_failures(
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise StorageError(what, where=uri, got=reason(error), hint=hint) from None
+        raise StorageError(
+            what, where=uri, got=reason(error), hint=hint, transient=transient(error)
+        ) from None

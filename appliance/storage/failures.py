@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from appliance.errors import StorageError
 
 _MAX_REASON_CHARACTERS = 200
+# Of network file systems, which look like local ones.
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTDOWN}
 _CREDENTIALS = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "gs": "Set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
@@ -32,8 +35,10 @@ _KINDS = {
         r"\b40[13]\b",
     ),
     _UNREACHABLE: (
-        "NETWORK_CONNECTION|UNAVAILABLE|DEADLINE_EXCEEDED",
+        "NETWORK_CONNECTION|UNAVAILABLE|DEADLINE_EXCEEDED|SLOW_DOWN|REQUEST_TIMEOUT|INTERNAL_FAILURE",
         "Could not connect|Cannot connect|resolve host|[Tt]imed? ?out|[Tt]imeout",
+        "[Cc]onnection (?:reset|closed|refused|aborted)|[Dd]isconnected|payload is not completed",
+        r"^(?:429|50[0234]),|HTTP status 5\d\d",
     ),
     "nothing": (r"NOT_FOUND|\b404\b|[Nn]o such file|does not exist",),
 }
@@ -54,7 +59,18 @@ def explained(what: str, uri: object) -> Iterator[None]:
         error.where = error.where or str(uri)
         raise
     except _errors() as error:
-        raise StorageError(what, where=uri, **_sentence(error, str(uri))) from None
+        raise StorageError(
+            what, where=uri, transient=transient(error), **_sentence(error, str(uri))
+        ) from None
+
+
+def transient(error: Exception) -> bool:
+    """Whether the same may succeed a moment later: a network or a store did not answer."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
+    if isinstance(error, FileNotFoundError):
+        return False
+    return getattr(error, "errno", None) in _TRANSIENT or _kind(str(error)) == _UNREACHABLE
 
 
 def reason(error: Exception) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from appliance import storage
 from appliance.bulk.inputs.listing import PictureRef
+from appliance.errors import ImageError
 from appliance.images.decoding import DecodedImage
 
 
@@ -48,7 +50,14 @@ class Container(AbstractContextManager["Container"], Protocol):
 
 
 class Files(AbstractContextManager["Files"]):
-    """Pictures that are files of their own."""
+    """Pictures that are files of their own.
+
+    Args:
+        max_bytes: Larger ones are refused, unread.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
 
     def __exit__(self, *exc: object) -> None:
         return None
@@ -56,4 +65,21 @@ class Files(AbstractContextManager["Files"]):
     def read(self, refs: Sequence[PictureRef]) -> Iterator[Fetch]:
         """One `Fetch` a picture, in the order given."""
         for ref in refs:
-            yield lambda uri=ref.image_uri: storage.read_bytes(uri)  # type: ignore[misc]
+            yield partial(self._fetch, ref.image_uri)
+
+    def _fetch(self, uri: str) -> bytes:
+        data = storage.read_bytes(uri, max_bytes=self._max_bytes + 1)
+        if len(data) > self._max_bytes:
+            raise too_large(uri, self._max_bytes)
+        return data
+
+
+def too_large(image_uri: str, max_bytes: int) -> ImageError:
+    """The error of a picture that was not read to its end."""
+    return ImageError(
+        "The picture is too large",
+        kind="too_large",
+        where=image_uri,
+        got=f"more than {max_bytes:,} bytes",
+        expected=f"at most {max_bytes:,}",
+    )

@@ -93,12 +93,11 @@ class Listing:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def without(self, image_uris: Iterable[str]) -> Listing:
+    def without(self, image_uris: pa.ChunkedArray) -> Listing:
         """The pictures that are not among those named."""
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        known = pa.array(list(image_uris), pa.string())
+        known = image_uris.combine_chunks()
         rest = Listing(self.kind, ())
         rest.repeated = self.repeated
         rest.table = self.table.filter(pc.invert(pc.is_in(self.table["image_uri"], known)))
