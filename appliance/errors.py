@@ -12,6 +12,7 @@
         - NonFiniteLossError
         - TrainingStopped: it was asked to stop, and can go on
     - ServiceError: a cluster or service that cannot be started or reached
+        - WorkersLostError: workers or nodes died; those that are left may go on
 
 A message is one sentence that says what, where, got, expected and the next step, and the parts stay
 apart as attributes, so that HTTP answers can send `message` and `hint` as separate fields.
@@ -139,3 +140,7 @@ class TrainingStopped(TrainingError):  # noqa: N818 - nothing failed
 
 class ServiceError(ApplianceError):
     """A cluster or service cannot be started or reached."""
+
+
+class WorkersLostError(ServiceError):
+    """Workers or nodes died under their work; the cluster may still have others."""

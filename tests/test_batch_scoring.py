@@ -15,7 +15,7 @@ from appliance.bulk.scores.manifest import SUMMARY, read_manifest, read_records
 from appliance.bulk.summary import BatchSummary
 from appliance.errors import ConfigError, ModelFileError, ServiceError, StorageError
 from appliance.images.decoding import ImageLimits
-from appliance.on_ray import batch_scoring
+from appliance.on_ray import batch_scoring, job_run
 from appliance.on_ray.batch_scoring import score_input
 from appliance.on_ray.part_pool import WorkerPool, run_parts
 from appliance.on_ray.progress import ImageProgress
@@ -244,15 +244,15 @@ def test_a_job_that_lost_a_part_is_not_committed(tmp_path, tiny_model_path):
     job = folder.begin(listing, 1, **facts)
     scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
     parts = {
-        part.index: scorer.score_part(part).counts for part in batch_scoring._part_jobs(job, {})
+        part.index: scorer.score_part(part).counts for part in job_run.part_jobs(job, {})
     }
-    batch_scoring._check_complete(parts, job)
+    job_run.check_complete(parts, job)
     del parts[1]
     with pytest.raises(ServiceError, match="lost parts"):
-        batch_scoring._check_complete(parts, job)
-    batch_scoring._check_version(parts[0], parts[0].model_version)
+        job_run.check_complete(parts, job)
+    job_run.check_version(parts[0], parts[0].model_version)
     with pytest.raises(StorageError, match="changed while"):
-        batch_scoring._check_version(parts[0], "another")
+        job_run.check_version(parts[0], "another")
 
 
 def test_a_picture_that_went_away_is_an_error_row(tmp_path, tiny_model_path):

@@ -21,7 +21,7 @@ from appliance.bulk.part_scorer import PartScorer, ScorerSettings
 from appliance.bulk.scores.folder import ScoresFolder
 from appliance.bulk.scores.manifest import read_records
 from appliance.images.decoding import ImageLimits
-from appliance.on_ray import batch_scoring
+from appliance.on_ray import job_run
 
 IMAGES = 160
 IMAGES_PER_PART = 2
@@ -148,7 +148,7 @@ def clean(tiny_model_path, pictures, tmp_path_factory) -> str:
     job = folder.begin(list_input(str(pictures)), IMAGES_PER_PART, **facts)
     threads = torch.get_num_threads()
     scorer = PartScorer(ScorerSettings(str(tiny_model_path), ImageLimits(), device="cpu"))
-    parts = [scorer.score_part(part).counts for part in batch_scoring._part_jobs(job, {})]
+    parts = [scorer.score_part(part).counts for part in job_run.part_jobs(job, {})]
     torch.set_num_threads(threads)
     job.decide(parts, {}, None)
     job.publish()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from appliance.bulk.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
-from appliance.errors import ApplianceError, ServiceError
+from appliance.errors import ApplianceError, ServiceError, WorkersLostError
 
 if TYPE_CHECKING:
     import ray.data
@@ -90,7 +90,8 @@ def run_parts(
 
     Raises:
         ApplianceError: What a worker met that concerns the whole job, such as a full disk.
-        ServiceError: The cluster failed, or has no room for a single worker.
+        WorkersLostError: Workers or nodes died, more often than Ray makes up for.
+        ServiceError: The cluster has no room for a single worker.
     """
     import ray
     from ray.data.exceptions import ExecutionTimeoutError
@@ -111,7 +112,7 @@ def run_parts(
             hint="See by `ray status` whether the cluster has free CPUs or GPUs for a worker",
         ) from error
     except ray.exceptions.RayError as error:
-        raise ServiceError(
+        raise WorkersLostError(
             "The scoring job failed on the cluster",
             got=str(error).strip().splitlines()[-1],
             hint="See in the logs of the workers why, or whether memory is short: then use fewer workers",
