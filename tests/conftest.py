@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from object_stores import gs_host, gs_uri, s3_host, s3_uri  # noqa: F401 - fixtures
+from object_stores import (  # noqa: F401 - fixtures
+    az_host,
+    az_uri,
+    gs_host,
+    gs_uri,
+    s3_host,
+    s3_uri,
+)
 from tiny_fixtures import tiny_model_path, tiny_scenes, tiny_scenes_dir  # noqa: F401 - fixtures
 from torchvision_cache import weights_cache  # noqa: F401 - a fixture
 
@@ -53,13 +60,15 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture
 def own_process_state() -> Iterator[None]:
-    """Leaves logging and SIGTERM as they were: a command run in this process takes both."""
+    """Leaves logging and signals as they were: a command run in this process takes them."""
     root = logging.getLogger()
-    before, sigterm = (root.handlers[:], root.level), signal.getsignal(signal.SIGTERM)
+    before = root.handlers[:], root.level
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     root.handlers, level = before
     root.setLevel(level)
-    signal.signal(signal.SIGTERM, sigterm)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -68,8 +77,10 @@ def run_appliance(monkeypatch: pytest.MonkeyPatch, own_process_state: None) -> C
 
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["appliance", *map(str, arguments)])
+        ctrl_c = signal.getsignal(signal.SIGINT)
         with pytest.raises(SystemExit) as stopped:
             cli.main()
+        signal.signal(signal.SIGINT, ctrl_c)  # a process that the test starts would inherit it
         return int(stopped.value.code or 0)
 
     return run

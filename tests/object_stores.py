@@ -1,4 +1,4 @@
-"""Real object stores on this machine: an S3 and a Google Cloud Storage server, each a child process.
+"""Real object stores on this machine: an S3, a Google Cloud Storage and an Azure server, each a child process.
 
 They must not run in the process of the tests: some calls of Arrow hold Python's global lock while they
 wait for an answer.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from appliance import storage
 
 BUCKET = "pictures"
 
@@ -45,6 +49,14 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 print(server.server_port, flush=True)
 sys.stdin.read()
 """
+
+
+_AZURITE = Path(sys.prefix) / "azurite" / "node_modules" / ".bin" / "azurite-blob"
+# The account that every Azurite has, by its documentation.
+_AZURE_ACCOUNT = "devstoreaccount1"
+_AZURE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
 
 
 @contextlib.contextmanager
@@ -91,3 +103,32 @@ def gs_uri(gs_host: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A new folder in Google Cloud Storage, reached through the environment."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{gs_host}")
     return f"gs://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def az_host() -> Iterator[str]:
+    """host:port of an Azure Blob Storage server."""
+    if not _AZURITE.exists():  # pragma: no cover
+        pytest.skip("Azurite is not installed: `make setup-dev` does so where there is npm")
+    command = [_AZURITE, "--blobPort", "0", "--inMemoryPersistence", "--skipApiVersionCheck"]
+    with subprocess.Popen(
+        [*command, "--disableTelemetry"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        told = (re.search(r"successfully listens on http://(\S+)", line) for line in server.stdout)
+        yield next(match[1] for match in told if match)
+        server.terminate()
+        server.stdout.read()
+
+
+@pytest.fixture
+def az_uri(az_host: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new folder in Azure Blob Storage, reached through the environment."""
+    text = f"AccountName={_AZURE_ACCOUNT};AccountKey={_AZURE_KEY}"
+    endpoint = f"BlobEndpoint=http://{az_host}/{_AZURE_ACCOUNT};"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{text};{endpoint}")
+    filesystem, _ = storage.open_store(f"az://{BUCKET}")
+    filesystem.create_dir(BUCKET)
+    return f"az://{BUCKET}/{uuid.uuid4().hex}"

@@ -226,7 +226,7 @@ def test_a_table_of_pictures_and_a_list_of_names_are_scored_alike(
     assert listed == table
 
 
-@pytest.mark.parametrize("store", ["s3_uri", "gs_uri"])
+@pytest.mark.parametrize("store", ["s3_uri", "gs_uri", "az_uri"])
 def test_a_job_from_a_bucket_into_a_bucket(store, request, tiny_model_path, tmp_path) -> None:
     uri = request.getfixturevalue(store)
     for index in range(3):

@@ -36,7 +36,7 @@ NAMES = [
 ]
 
 
-@pytest.fixture(params=["s3_uri", "gs_uri"])
+@pytest.fixture(params=["s3_uri", "gs_uri", "az_uri"])
 def store_uri(request) -> str:
     return request.getfixturevalue(request.param)
 
