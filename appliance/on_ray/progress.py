@@ -67,13 +67,8 @@ class ImageProgress:
         due = not is_first and now_s - self._logged_s >= LOG_INTERVAL_S
         if self._style == "log" and (due or is_last):
             left = timedelta(seconds=round((self._total - self._done) / per_s))
-            logger.info(
-                "scored %d of %d pictures, %.1f images/s, %s left",
-                self._done,
-                self._total,
-                per_s,
-                left,
-            )
+            speed = "" if is_first else f", {per_s:.1f} images/s, {left} left"
+            logger.info("scored %d of %d pictures%s", self._done, self._total, speed)
             self._logged_s = now_s
 
 
