@@ -63,7 +63,15 @@ def load_yaml(uri: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(storage.read_bytes(uri))
     except yaml.YAMLError as error:
-        raise ConfigError("Not valid YAML", where=uri, got=str(error).replace("\n", " ")) from None
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            "Not valid YAML",
+            where=f"{uri}{place}",
+            got=" ".join(problem.split()),
+            hint="Correct it there, or in the line before; a setting is written as `name: value`",
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError("Not a settings file", where=uri, expected="a mapping of key: value")
     return values

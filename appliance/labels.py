@@ -52,7 +52,19 @@ class LabelMap:
 
     @classmethod
     def of(cls, labels: Iterable[Label | str]) -> LabelMap:
-        """Builds the map from label objects or plain names, in the order given."""
+        """Builds the map from label objects or plain names, in the order given.
+
+        Raises:
+            LabelError: They are no list, or one of them cannot be used.
+        """
+        # A text is a list of its letters to Python.
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise LabelError(
+                "The labels are no list",
+                got=repr(labels)[:80],
+                expected="a list of names",
+                hint=f"Write [{labels!r}] for a single one" if isinstance(labels, str) else None,
+            )
         return cls(tuple(str(label) for label in labels))
 
     def __len__(self) -> int:

@@ -50,7 +50,9 @@ def train_command(plan: TrainingPlan, data: Path, run_dir: object, scratch: Path
 
 
 @contextlib.contextmanager
-def running(command: list[object], **environment: str) -> Iterator[psutil.Popen]:
+def running(
+    command: list[object], *, start_new_session: bool = False, **environment: str
+) -> Iterator[psutil.Popen]:
     """A process; what is left of it and its children at the end is killed."""
     process = psutil.Popen(
         [str(word) for word in command],
@@ -58,6 +60,7 @@ def running(command: list[object], **environment: str) -> Iterator[psutil.Popen]
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        start_new_session=start_new_session,
     )
     try:
         yield process

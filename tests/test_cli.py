@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,12 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from survival import running, wait_until
 
 from appliance.model import model_file
+from appliance.training.run_folder import RunFolder
+from appliance.training.runs import summarise
 
 APPLIANCE = str(Path(sys.executable).with_name("appliance"))
 
@@ -85,8 +90,9 @@ def test_train_and_score_on_ray(
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (summary["images"], summary["rows"]) == (3, 3)
     assert summary["errors_by_kind"] == {"unreadable": 1}
-    assert run_appliance(*score) == 1
-    assert "error: " in capsys.readouterr().err
+    assert run_appliance(*score) == 0  # the same again: nothing is left to do
+    assert run_appliance(*score, "--min-score", "0.9") == 1
+    assert "error: The output exists already" in capsys.readouterr().err
     assert run_appliance(*score, "--overwrite") == 0
     assert "errors: unreadable" in capsys.readouterr().out
 
@@ -184,39 +190,66 @@ def test_jobs_are_the_commands_of_the_same_name() -> None:
 
 
 @pytest.mark.parametrize(
-    # SIGTERM twice, as from `timeout`: it tells the process and then its group.
-    ("signals", "exit_code"),
+    ("stops", "exit_code"),
     [
         pytest.param([signal.SIGINT], 130, id="ctrl-c"),
+        # Twice, as from who is impatient. To the process alone: Ray's own do not outlive it.
         pytest.param([signal.SIGTERM] * 2, 143, id="sigterm", marks=pytest.mark.slow),
+        # Without an end: also while it ends, and while it clears away.
+        pytest.param(None, 130, id="ctrl-c again and again"),
     ],
 )
 def test_a_training_that_is_stopped_leaves_nothing_running(
-    signals, exit_code, tiny_scenes_dir, tiny_model_path, tmp_path
+    stops, exit_code, tiny_scenes_dir, tiny_model_path, tmp_path
 ) -> None:
-    run_dir = tmp_path / "run"
-    command = [
-        *(APPLIANCE, "train", tiny_scenes_dir / "train", "--init", tiny_model_path),
-        *("--steps", "100000", "--run-dir", run_dir, "--out", tmp_path / "m.safetensors"),
-    ]
-    process = psutil.Popen(command, stderr=subprocess.PIPE, text=True)
-    metrics = run_dir / "metrics.jsonl"
-    while not metrics.exists() or not metrics.stat().st_size:
-        assert process.poll() is None, process.stderr.read()
-        psutil.wait_procs([process], timeout=0.1)  # until it trains
-    children = psutil.Process(process.pid).children(recursive=True)
-    words = [word for child in children for word in child.cmdline()]
-    folders = {match[0] for word in words if (match := re.search(r"/tmp/ray-\w+", word))}
-    assert len(folders) == 1
-    for stop in signals:
-        process.send_signal(stop)
-    _, stderr = process.communicate(timeout=60)
+    with training_in_a_terminal(tiny_scenes_dir, tiny_model_path, tmp_path) as process:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
+        children = process.children(recursive=True)
+        folders = session_folders(children)
+        assert len(folders) == 1
+        for stop in stops or ():
+            tell = os.killpg if stop == signal.SIGINT else os.kill
+            tell(process.pid, stop)
+        while stops is None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            psutil.wait_procs([process], timeout=0.02)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == exit_code
-    assert stderr.splitlines()[-1] == "stopped"
+    *_, sentence, last_line = stderr.splitlines()
+    assert last_line == "stopped"
     assert "Traceback" not in stderr
     assert "SIGTERM" not in stderr
+    if stops is None:
+        assert "Training was stopped after" not in stderr  # nobody has waited for that
+    else:
+        (step,) = RunFolder(tmp_path / "run").checkpoints().steps()
+        assert sentence.startswith(f"Training was stopped after step {step} of 100000: ")
+        assert sentence.endswith(f"--run-dir {tmp_path / 'run'} --resume.")
+    assert summarise(str(tmp_path / "run")).status == "stopped"
     assert psutil.wait_procs(children, timeout=60)[1] == []
     assert not Path(folders.pop()).exists()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@contextlib.contextmanager
+def training_in_a_terminal(tiny_scenes_dir, tiny_model_path, tmp_path) -> Iterator[psutil.Popen]:
+    """A training that would never end, with a process group of its own, which a terminal sends Ctrl-C."""
+    (tmp_path / "temporary").mkdir()
+    command = [
+        *(APPLIANCE, "train", tiny_scenes_dir / "train", "--init", tiny_model_path),
+        *("--steps", "100000", "--checkpoint-every", "100000", "--no-check"),
+        *("--run-dir", tmp_path / "run", "--out", tmp_path / "m.safetensors"),
+    ]
+    environment = {"TMPDIR": str(tmp_path / "temporary")}
+    with running(command, start_new_session=True, **environment) as process:
+        yield process
+
+
+def session_folders(processes) -> set[str]:
+    """Where Ray keeps what it writes, by the words that its processes were started with."""
+    words = [word for process in processes for word in process.cmdline()]
+    return {match[0] for word in words if (match := re.search(r"/tmp/ray-\w+", word))}
 
 
 def test_what_needs_no_cluster_is_refused_before_one_starts(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,9 +15,16 @@ import yaml
 from factories import TINY, plan_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from appliance import storage
+from appliance.errors import StorageError
 from appliance.model import model_file
+from appliance.on_ray.training import Workers, check_run
+from appliance.on_ray.workers import refuse_without_gpus, room_for
+from appliance.training.disk_space import disk_need
 from appliance.training.monitor import read_metrics, read_validations
 from appliance.training.plan import TrainingPlan
+from appliance.training.run import train_here
+from appliance.training.runs import recorded
 
 
 @pytest.fixture
@@ -129,6 +140,7 @@ def test_training_with_validation_keeps_the_best_and_is_seen(
         (("--steps", "3", "--epochs", "2"), "epochs"),
         (("--set", "stepps=3"), "Did you mean 'steps'"),
         (("--precision", "int4"), "precision"),
+        (("--init", "imagnet"), "Did you mean imagenet."),
     ],
 )
 def test_wrong_flags_are_one_sentence_before_the_data_is_read(
@@ -150,3 +162,132 @@ def test_validation_data_with_other_labels_is_refused(
     arguments = ("train", tiny_scenes_dir / "train", "--validation", tmp_path / "one.csv")
     assert run_appliance(*arguments, "--no-check") == 1
     assert "zebra" in capsys.readouterr().err
+
+
+def test_what_lies_at_out_is_never_lost_without_a_word(
+    run_appliance, tiny_model_path, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model.safetensors"  # the default
+    begun = "error: No such dataset folder"  # so far it comes where nothing is in the way
+
+    def told(*arguments: object) -> str:
+        assert run_appliance("train", "nowhere", *arguments) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert told().startswith(begun)
+    shutil.copy(tiny_model_path, model)
+    assert told() == (
+        "error: There is a model file already: model.safetensors. Name another one with --out, or replace "
+        "it by --overwrite."
+    )
+    assert told("--overwrite").startswith(begun)
+    assert told("--out", "another.safetensors").startswith(begun)
+    (tmp_path / "notes.txt").write_text("what nobody else knows")
+    for flags in ((), ("--overwrite",)):
+        message = told("--out", "notes.txt", *flags)
+        assert message.startswith("error: There is a file already, and it is no model file")
+    assert (tmp_path / "notes.txt").read_text() == "what nobody else knows"
+    (tmp_path / "empty").touch()  # as mktemp makes it
+    assert told("--out", "empty").startswith(begun)
+    (tmp_path / "models").mkdir()
+    for folder in ("models", "new/"):
+        message = told("--out", folder)
+        assert f"Cannot write the model file there: {folder} (got a folder" in message
+        assert "For instance --out " in message
+
+    # A run that goes on may replace what it has written itself, and nothing else.
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "plan.json").touch()
+    with recorded(run_dir, str(model)) as written:
+        written(model_file.version_of(str(model)))
+    assert told("--run-dir", run_dir, "--resume").startswith(begun)
+    assert "holds a training run already" in told("--run-dir", run_dir)
+    model_file.save(str(model), *network_and_spec_of(tiny_model_path), name="another")
+    assert "There is a model file already" in told("--run-dir", run_dir, "--resume")
+
+
+def network_and_spec_of(path: Path) -> tuple:
+    loaded = model_file.load(str(path))
+    return loaded.network, loaded.spec
+
+
+def test_what_lies_at_out_in_a_store_is_not_lost_either(
+    run_appliance, tiny_model_path, s3_uri, capsys
+) -> None:
+    model = storage.join(s3_uri, "m.safetensors")
+    assert run_appliance("train", "nowhere", "--out", model) == 1
+    assert "No such dataset folder" in capsys.readouterr().err
+    storage.write_bytes(model, tiny_model_path.read_bytes())
+    assert run_appliance("train", "nowhere", "--out", model) == 1
+    assert "There is a model file already" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_with_another_network_is_refused_before_a_cluster_starts(
+    run_appliance, tiny_scenes_dir, tiny_yaml, tiny_scenes, tmp_path, capsys
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "plan.json").write_text(json.dumps(plan_for(tiny_scenes, steps=2).to_json()))
+    arguments = [
+        *("train", tiny_scenes_dir / "train", "--config", tiny_yaml, "--shorter-side", 128),
+        *("--resume", "--run-dir", run_dir, "--out", tmp_path / "m", "--quiet", "--no-check"),
+    ]
+    assert run_appliance(*arguments) == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "shorter_side_px 128, expected " in message
+    assert "Repeat the flags with which the run was begun" in message
+    assert [path.name for path in run_dir.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "nowhere", "--workers", "2"), ("tune", "nowhere", "--range", "flip=0,1")]
+)
+def test_gpus_that_this_machine_lacks_are_not_waited_for(command, tmp_path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("appliance"), *command, "--gpu"],
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    workers = 2 if "--workers" in command else 1
+    assert done.stderr == (
+        f"error: This machine has no GPU that PyTorch can use (got 0 GPUs, expected {workers}, one for each "
+        "worker). Leave --gpu out, or name a cluster that has GPUs by --address.\n"
+    )
+
+
+def test_a_cluster_that_is_joined_may_still_get_gpus(caplog) -> None:
+    workers = Workers(2, use_gpu=True)
+    refuse_without_gpus(workers, "127.0.0.1:6379")
+    refuse_without_gpus(Workers(2), None)
+    assert not room_for(workers, 4, [{"CPU": 8}, {"CPU": 8, "GPU": 1}])
+    assert "room for 1 of 2 workers with 4 CPUs and a GPU each" in caplog.text
+    assert room_for(workers, 4, [{"CPU": 8, "GPU": 1}, {"CPU": 4, "GPU": 4}])
+    assert room_for(Workers(3), 4, [{"CPU": 8}, {"CPU": 7, "GPU": 1}])
+
+
+def test_a_disk_without_room_for_the_run_is_noticed_before_it(tiny_scenes, tmp_path) -> None:
+    plan = plan_for(tiny_scenes, steps=2, checkpoint_every_steps=1, ema_decay=0.9)
+    need = disk_need(plan)
+    assert (need.kept, need.written) == (2, 2)
+    train_here(plan, tiny_scenes.images, tmp_path / "run", device="cpu", progress=False)
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        assert need.checkpoint_bytes <= path.stat().st_size < 1.2 * need.checkpoint_bytes
+    check_run(plan, tmp_path / "run", Workers(), resume=True, model_uri=str(tmp_path / "m"))
+
+    # No disk is large enough for these.
+    endless = plan_for(tiny_scenes, steps=10**12, checkpoint_every_steps=1, keep_checkpoints=10**11)
+    for model in (None, str(tmp_path / "m")):
+        with pytest.raises(StorageError, match="too little room for the run.*MiB free") as caught:
+            check_run(endless, tmp_path / "new" / "run", Workers(), resume=False, model_uri=model)
+        assert "100000000001 checkpoints of " in str(caught.value)
+        assert ("and a model file of " in str(caught.value)) == (model is not None)
+    with pytest.raises(StorageError, match="too little room for the model file: /proc/m"):
+        check_run(plan, tmp_path / "new", Workers(), resume=False, model_uri="/proc/m")
+    check_run(plan, tmp_path / "new", Workers(), resume=False, model_uri="s3://models/m")
+    assert not (tmp_path / "new").exists()

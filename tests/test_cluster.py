@@ -15,6 +15,8 @@ import pytest
 from appliance.errors import ServiceError
 from appliance.on_ray import cluster
 from appliance.on_ray.cluster import connect, local_cluster
+from appliance.on_ray.process_environment import UndisturbedStack, own_signals
+from appliance.on_ray.scratch import ScratchFolder, scratch_folder
 
 PREAMBLE = """
 import json, os, sys
@@ -185,3 +187,102 @@ def test_the_object_store_fits_the_shared_memory_there_is(tmp_path, monkeypatch)
     monkeypatch.setattr(cluster, "_SHARED_MEMORY", tmp_path / "none")
     assert cluster._shared_memory_bytes() == 0
     assert minimum <= cluster._default_object_store_bytes() <= maximum
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def fail():
+    raise RuntimeError("Ray cannot start")
+
+
+def start(*steps):
+    """Takes the steps of a start, as Ray does, and tells which of them it came through."""
+    taken = []
+    try:
+        with own_signals():
+            for step in steps:
+                step()
+                taken.append(step)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        taken.append(type(error))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return taken
+
+
+def test_ctrl_c_is_put_off_to_the_end_of_the_start_whatever_fails_in_it():
+    assert start(ctrl_c, list) == [ctrl_c, list, KeyboardInterrupt]
+    # Ctrl-C reaches Ray's processes too, and may be why it fails.
+    assert start(ctrl_c, fail) == [ctrl_c, KeyboardInterrupt]
+    assert start(list, fail) == [list, RuntimeError]
+    assert start(ctrl_c, ctrl_c, list) == [ctrl_c, KeyboardInterrupt]
+
+
+def test_a_second_ctrl_c_that_python_drops_is_not_forgotten(monkeypatch):
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: dropped.append(told.exc_type))
+
+    class Unlucky:
+        def __del__(self):  # where nothing can fail
+            ctrl_c()
+
+    assert start(ctrl_c, Unlucky, list) == [ctrl_c, Unlucky, list, KeyboardInterrupt]
+    assert dropped == [KeyboardInterrupt]
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with own_signals():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_nothing_interrupts_what_clears_away():
+    done = []
+    stack = UndisturbedStack()
+    stack.callback(done.append, "all")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stack.callback(signal.raise_signal, number)
+    with pytest.raises(RuntimeError, match="Ray cannot start"), stack:
+        fail()
+    assert done == ["all"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_folders_of_dead_processes_go_and_all_others_stay(tmp_path):
+    program = """
+import sys
+from appliance.on_ray.scratch import ScratchFolder
+print(ScratchFolder("mine-", sys.argv[1]).path, flush=True)
+sys.stdin.read()
+"""
+    with contextlib.ExitStack() as processes:
+        owners = [
+            processes.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, tmp_path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(2)
+        ]
+        living, dead = (Path(owner.stdout.readline().strip()) for owner in owners)
+        (dead / "logs").mkdir()
+        owners[1].kill()
+        owners[1].wait()
+        kept = ScratchFolder("mine-", str(tmp_path))
+        kept.keep()
+        foreign = {tmp_path / "mine-too", tmp_path / "mine-elsewhere"}
+        (tmp_path / "mine-too").mkdir()
+        (tmp_path / "mine-elsewhere").symlink_to(dead)
+        with scratch_folder("mine-", str(tmp_path)) as own:
+            with scratch_folder("mine-", str(tmp_path)) as another:
+                assert own != another
+            assert set(tmp_path.iterdir()) == {living, kept.path, own} | foreign
+        assert set(tmp_path.iterdir()) == {living, kept.path} | foreign

@@ -86,6 +86,10 @@ def test_yaml_gives_a_mapping(tmp_path):
     ("text", "message"),
     [
         ("a: [1", r"Not valid YAML: .*a\.yaml"),
+        (
+            "steps: 3\nrates: [1, 2\nseed: 1\n",
+            r"a\.yaml, line 3, column 5 .got expected ',' or '\]', .*`name: value`",
+        ),
         ("- 1\n- 2\n", "Not a settings file: .*expected a mapping"),
         ("", "Not a settings file"),
         ("!!python/object/apply:os.getcwd []", "Not valid YAML"),

@@ -82,6 +82,23 @@ def test_score_gives_one_dict_for_a_path_and_a_list_for_a_list(trained, picture)
     assert set(scored["detection_classes"]) <= set(range(1, 9))
 
 
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (None, "NoneType None"),
+        (7, "int 7"),
+        (b"pixels", "bytes b'pixels'"),
+        (np.zeros((2, 2, 3)), "ndarray array"),
+        ([None], "NoneType None"),
+    ],
+)
+def test_what_is_no_path_of_a_picture_is_refused(trained, images, told) -> None:
+    with pytest.raises(ConfigError, match="This is no picture") as caught:
+        trained.score(images)
+    assert f"(got {told}" in str(caught.value)
+    assert str(caught.value).endswith("expected the path or URI of a file, or a list of them)")
+
+
 def test_save_and_load_give_the_same_scores(trained, picture, tmp_path) -> None:
     trained.save(tmp_path / "faster_rcnn.model")
     loaded = FasterRCNN.load(tmp_path / "faster_rcnn.model")
@@ -124,6 +141,14 @@ def test_stages_after_the_first_rate_are_obeyed(tiny_scenes, tiny_model_path, tm
     assert [json.loads(line)["learning_rate"] for line in lines] == [0.01, 0.001, 0.0001]
     with pytest.raises(ConfigError, match="step1, learning_rate1"):
         detector.train(tiny_scenes, num_steps=1, step1=1)
+    with pytest.raises(ConfigError) as caught:
+        detector.train(tiny_scenes, num_step=3)
+    assert str(caught.value) == (
+        "Unknown argument (got num_step, expected dataset, num_steps, initial_learning_rate, batch_size, "
+        "validation, config, progress, or step1, learning_rate1, ...). Did you mean num_steps."
+    )
+    with pytest.raises(ConfigError, match="got colour, expected dataset, .*[.]{3}[)]$"):
+        detector.train(tiny_scenes, colour="red")
 
 
 def test_a_configuration_decides_what_the_call_leaves_open(
@@ -154,8 +179,14 @@ def test_without_a_network_training_starts_from_random_weights_and_says_so(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refuses at once
     detector = FasterRCNN(tiny_scenes.labels, run_dir=tmp_path / "run", device="cpu")
+    with pytest.raises(ConfigError, match="steps is out of range .got 0"):
+        detector.train(tiny_scenes, num_steps=0, progress=False)
+    assert caplog.text == ""  # before anything was downloaded
     detector.train(tiny_scenes, num_steps=1, progress=False)
-    assert "Training starts from random weights" in caplog.text
+    first, second = caplog.messages[:2]
+    assert first.startswith("downloading https://download.pytorch.org/models/resnet18")
+    assert "MB) to " in first
+    assert second.endswith("Training starts from random weights.")
 
 
 def test_a_detector_that_was_not_trained_says_so(tiny_scenes, picture) -> None:

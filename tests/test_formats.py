@@ -279,6 +279,17 @@ def test_paths_that_are_no_data(put):
             assert str(caught.value).startswith(message)
 
 
+def test_a_misspelt_part_is_answered_with_the_nearest_that_is_there(put):
+    folder = put("train/1.xml", "train/1.jpg", "test/1.xml", "test/1.jpg")
+    for given, near in (("trian", "train"), ("tset", "test")):
+        with pytest.raises(DatasetError) as caught:
+            open_source(f"{folder}#{given}")
+        assert str(caught.value) == (
+            f"No such part: {folder} (got {given}, expected one of train, test). Did you mean "
+            f"{folder}#{near}."
+        )
+
+
 @pytest.mark.parametrize("names", [("a.json", "b.json"), ("train.csv", "more.csv")])
 def test_several_files_of_which_one_must_be_named(put, names):
     folder = put(*names, "1.jpg")

@@ -55,3 +55,18 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 def test_an_unknown_id_is_answered_with_the_range(class_id):
     with pytest.raises(LabelError, match=f"got {class_id}, expected 1 to 2"):
         LabelMap(("a", "b")).name_of(class_id)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            "milk",
+            r"no list .got 'milk', expected a list of names.. Write \['milk'\] for a single one",
+        ),
+        (None, "no list .got None, expected a list of names.$"),
+    ],
+)
+def test_a_text_is_no_list_of_its_letters(labels, message):
+    with pytest.raises(LabelError, match=message):
+        LabelMap.of(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import pytest
@@ -98,3 +99,20 @@ def test_what_is_no_model_file_is_refused_in_one_sentence(
         model_file.load(str(path))
     assert "bad.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_whether_a_file_is_a_model_is_told_by_its_header(tiny_model_path, tmp_path) -> None:
+    assert model_file.is_model_file(str(tiny_model_path))
+    others = {
+        "text": b"# my notes, which are long enough to be no header",
+        "short": b"abc",
+        "weights": safetensors.torch.save({"a": torch.zeros(2)}),
+        "of-others": safetensors.torch.save({"a": torch.zeros(2)}, {"format": "pt"}),
+        "huge": (2**62).to_bytes(8, "little") + b"{}",
+        "list": (2).to_bytes(8, "little") + b"[]",
+    }
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
+        assert not model_file.is_model_file(str(tmp_path / name)), name
+    os.mkfifo(tmp_path / "pipe")  # to read it would wait for ever
+    assert not model_file.is_model_file(str(tmp_path / "pipe"))

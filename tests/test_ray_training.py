@@ -21,8 +21,9 @@ from survival import steps_recorded
 
 from appliance.errors import ConfigError, ServiceError, StorageError, TrainingStopped
 from appliance.model import model_file
+from appliance.on_ray import run_driver
 from appliance.on_ray.run_control import start_run_control
-from appliance.on_ray.run_driver import follow
+from appliance.on_ray.run_driver import StopWish, follow
 from appliance.on_ray.training import Workers, train_on_ray, train_to_file
 from appliance.on_ray.workers import cpus_for_each
 from appliance.training.batching import batch_indices
@@ -163,11 +164,16 @@ def test_the_best_step_of_two_workers_is_found_and_kept(tiny_scenes, tmp_path) -
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cluster_without_room_is_told_at_once_and_given_up(tiny_scenes, tmp_path, caplog) -> None:
-    too_many = Workers(2, cpus_each=1000, room_timeout_s=1.0)
+def test_a_cluster_without_room_is_told_at_once_and_given_up(
+    tiny_scenes, tmp_path, caplog, monkeypatch
+) -> None:
+    caplog.set_level("INFO", "appliance")
+    monkeypatch.setattr(run_driver, "_REMINDER_S", 0.1)
+    too_many = Workers(2, use_gpu=True, cpus_each=1000, room_timeout_s=1.0)
     with pytest.raises(ServiceError, match="no room for the workers.*fewer --workers"):
         train_on_ray(plan_for(tiny_scenes), tiny_scenes.images, tmp_path, workers=too_many)
-    assert "room for 0 of 2 workers with 1000 CPUs each" in caplog.text
+    assert "room for 0 of 2 workers with 1000 CPUs and a GPU each" in caplog.text
+    assert "no room yet: waited " in caplog.text
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -206,6 +212,69 @@ def test_a_wish_to_stop_may_be_repeated_before_the_first_is_understood() -> None
         return "stopped"
 
     assert follow(fit, control, lambda line: None) == "stopped"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_first_ctrl_c_asks_and_the_second_does_not_wait(caplog) -> None:
+    caplog.set_level("INFO", "appliance")
+    control, stop = start_run_control(), StopWish(ctrl_c=True)
+    asked, ended = [], threading.Event()
+
+    def fit() -> None:
+        ray.get(control.add_line.remote({"step": 1}))
+        os.kill(os.getpid(), signal.SIGINT)
+        ray.get(control.stop_requested.remote(), timeout=60)
+        asked.append(stop.at_once)
+        os.kill(os.getpid(), signal.SIGINT)
+        ended.wait(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(fit, control, lambda line: None, stop=stop)
+    ended.set()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # while the command clears away
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert asked == [False]
+    assert stop.exit_code == 130
+    assert (
+        "stopping after this step, which is saved; Ctrl-C again does not wait for that"
+        in caplog.text
+    )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_second_ctrl_c_that_python_drops_ends_the_run_too(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: None)
+    control, stop = start_run_control(), StopWish(ctrl_c=True)
+
+    class Unlucky:
+        def __del__(self) -> None:  # where nothing can fail
+            signal.raise_signal(signal.SIGINT)
+
+    lines, ended = [], threading.Event()
+
+    def on_line(line: dict) -> None:
+        Unlucky()
+        Unlucky()
+        lines.append(line)
+
+    def fit() -> None:
+        ray.get(control.add_line.remote({"step": 1}))
+        ended.wait(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(fit, control, on_line, stop=stop)
+    ended.set()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert lines == [{"step": 1}]
+
+
+def test_who_ignores_ctrl_c_is_not_stopped_by_it() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = StopWish(ctrl_c=True)
+    with stop.heeded():
+        signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert (stop.came, stop.exit_code) == (None, 143)
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused(tiny_scenes, tmp_path) -> None:

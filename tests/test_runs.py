@@ -11,8 +11,9 @@ from factories import plan_for
 
 from appliance import storage
 from appliance.errors import NonFiniteLossError, StorageError, TrainingStopped
+from appliance.model.model_file import version_of
 from appliance.training.run import train_here
-from appliance.training.runs import list_runs, recorded, summarise
+from appliance.training.runs import has_written, list_runs, recorded, summarise
 
 
 def write_run(folder, *, steps=4, done=2, validations=(), metric="map_50") -> str:
@@ -130,6 +131,46 @@ def test_runs_are_found_below_a_folder_and_damaged_files_spoil_nothing(
     assert "failed: The loss is not finite" in " ".join(capsys.readouterr().out.split())
     assert run_appliance("runs", tmp_path / "nowhere") == 1
     assert "error: No such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60])
+def test_the_name_of_a_run_is_never_cut(
+    tmp_path, run_appliance, monkeypatch, capsys, columns
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"runs/train-20260101-120000-{letter * 6}" for letter in "ab"] + [f"runs/{'c' * 70}"]
+    for name in names[:2]:
+        with recorded(write_run(tmp_path / name), "m.safetensors"):
+            pass
+    assert run_appliance("runs") == 0
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in names[:2])
+    assert ("model" in shown.splitlines()[1]) == (columns == 200)
+    assert ("Left out for want of room: model" in shown) == (columns < 200)
+    # Of one that is longer than the screen no letter is lost, and the status stays beside it.
+    write_run(tmp_path / names[2])
+    assert run_appliance("runs") == 0
+    shown = capsys.readouterr().out
+    cells = [line.split("│")[1:3] for line in shown.splitlines() if line.startswith("│")]
+    assert names[2] in "".join(first.strip() for first, _ in cells)
+    assert sum("stopped" in second or "finished" in second for _, second in cells) == 3
+
+
+def test_a_run_knows_the_model_file_it_has_written(tmp_path) -> None:
+    run_dir, model = write_run(tmp_path / "run"), tmp_path / "m.safetensors"
+    assert not has_written(run_dir, str(model))
+    model.write_bytes(b"the first")
+    with recorded(run_dir, str(model)) as written:
+        assert not has_written(run_dir, str(model))
+        written(version_of(str(model)))
+    assert has_written(run_dir, str(model))
+    with recorded(run_dir, str(model)):
+        pass  # it goes on, and does not come as far as writing
+    assert has_written(run_dir, str(model))
+    model.write_bytes(b"somebody else's")
+    assert not has_written(run_dir, str(model))
+    assert not has_written(run_dir, str(tmp_path / "another"))
 
 
 def test_a_real_run_in_this_process_is_listed(tiny_scenes, tmp_path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -39,8 +39,9 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
     ]
     killed = random.randrange(2, 16)
 
-    # What a killed process cannot clear away shall go with the test.
-    with running(command, TMPDIR=str(tmp_path), **ONE_THREAD) as process:
+    temporary = {"TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    with running(command, **temporary, **ONE_THREAD) as process:
         wait_until(lambda: killed in steps_recorded(run_dir), process)
         cluster = processes_of(process)
         trainers = [
@@ -55,7 +56,7 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
     # Later than the killed one came, or its records would be taken for those of the next.
     stopped = random.randrange(max(steps_recorded(run_dir)) + 1, STEPS - 2)
     print("killed after step", killed, "and told to stop after step", stopped)
-    with running(command, **ONE_THREAD) as process:
+    with running(command, **temporary, **ONE_THREAD) as process:
         wait_until(lambda: stopped in steps_recorded(run_dir), process)
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)  # who is impatient does not spoil it
@@ -71,6 +72,10 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
     )
     assert steps_recorded(run_dir) == list(range(1, step + 1))
     assert not model.exists()
+    # It has cleared away what the killed one could not.
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert not any(map(os.path.exists, session_folders(cluster)))
+    end(cluster)
 
     with running(command, **ONE_THREAD) as process:
         assert process.wait() == 0
@@ -78,7 +83,6 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
     assert_equal_states(
         model_file.load(str(model)).network.state_dict(), uninterrupted(run_dir, tiny_scenes.images)
     )
-    remove_session_folders(cluster)
 
 
 @pytest.mark.slow
@@ -109,7 +113,8 @@ def test_a_run_in_a_bucket_goes_on_after_its_command_was_killed(
     with RunFolder(s3_uri) as folder:
         assert [line["step"] for line in folder.fetch_metrics()] == list(range(1, 13))
         assert [line["step"] for line in read_validations(folder.local)] == [5, 10, 12]
-    remove_session_folders(cluster)
+    assert not any(map(os.path.exists, session_folders(cluster)))
+    end(cluster)
 
 
 def uninterrupted(run_dir, images):
@@ -127,8 +132,14 @@ def processes_of(process):
     return {child: child.cmdline() for child in process.children(recursive=True)}
 
 
-def remove_session_folders(cluster) -> None:
-    """Ends what is left of a cluster whose owner was killed, and removes what it could not remove itself.
+def session_folders(cluster) -> set[str]:
+    """Where a cluster wrote, by the words that its processes were started with."""
+    words = " ".join(word for command in cluster.values() for word in command)
+    return set(re.findall(r"/tmp/ray-\w+", words))
+
+
+def end(cluster) -> None:
+    """Ends what is left of a cluster whose owner was killed.
 
     Ray's agents, which compute nothing, notice only after minutes that their cluster is gone.
     """
@@ -136,6 +147,3 @@ def remove_session_folders(cluster) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     assert psutil.wait_procs(cluster, timeout=60)[1] == []
-    words = " ".join(word for command in cluster.values() for word in command)
-    for folder in set(re.findall(r"/tmp/ray-\w+", words)):
-        shutil.rmtree(folder)

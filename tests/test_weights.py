@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from appliance.errors import ModelFileError
+from appliance.errors import ConfigError, ModelFileError, StorageError
 from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network, freeze_stages
@@ -152,3 +152,20 @@ def test_mobilenets_of_torchvision_freeze_down_to_stride_4() -> None:
     children = list(network.backbone.body.children())
     learns = [any(p.requires_grad for p in child.parameters()) for child in children[:6]]
     assert learns == [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        (
+            "imagnet",
+            r"got 'imagnet', expected none, imagenet, coco, or a file.. Did you mean imagenet",
+        ),
+        ("", "got '', expected none, imagenet, coco, or a file.$"),
+    ],
+)
+def test_a_word_that_names_no_weights_is_answered_with_those_there_are(init, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_starting_weights(init)
+    with pytest.raises(StorageError, match="Cannot read the file: nowhere/weights"):
+        read_starting_weights("nowhere/weights")

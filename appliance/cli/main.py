@@ -11,7 +11,19 @@ from typing import Any, NoReturn
 
 import typer
 
-from appliance.cli import compare, data, demo, evaluate, models, runs, score, serve, train, tune
+from appliance.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    models,
+    runs,
+    score,
+    serve,
+    train,
+    tune,
+    watch,
+)
 from appliance.errors import ApplianceError
 
 _EXIT_CTRL_C = 130
@@ -32,6 +44,7 @@ app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("score")(score.score)
+app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
@@ -57,7 +70,12 @@ def run(command_line: typer.Typer) -> None:
     # What is stopped politely cleans up: a cluster of our own, a folder half written.
     signal.signal(signal.SIGTERM, _end)
     try:
-        command_line()
+        try:
+            command_line()
+        finally:
+            # What is left is to clear away; who cannot wait for that has SIGKILL.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
     except ApplianceError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

@@ -40,6 +40,7 @@ def runs(
             )
             for run in found
         ],
+        dispensable=("model", "started", "loss", "best"),
     )
     for run in found:
         if run.error:

@@ -38,12 +38,15 @@ from appliance.cli.training_settings import ConfigOption, SetOption, read_settin
 if TYPE_CHECKING:
     from appliance.training.plan import TrainingPlan
 
-_EXIT_SIGTERM = 143
-
 
 def train(
     data: OnePartArgument,
-    out: Annotated[str, typer.Option(help="Model file to write.")] = "model.safetensors",
+    out: Annotated[
+        str, typer.Option(help="Model file to write; one that is there stays.")
+    ] = "model.safetensors",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model file at --out.")
+    ] = False,
     validation: ValidationOption = None,
     data_format: FormatOption = "auto",
     images: ImagesOption = None,
@@ -130,9 +133,13 @@ def train(
     from appliance import storage
     from appliance.errors import ConfigError, TrainingStopped
     from appliance.on_ray.cluster import connect
+    from appliance.on_ray.run_driver import StopWish
     from appliance.on_ray.training import Workers, check_run, train_to_file
+    from appliance.on_ray.workers import refuse_without_gpus
     from appliance.training.mlflow_tracking import tracked
+    from appliance.training.model_place import check_model_place
     from appliance.training.plan import plan_training
+    from appliance.training.run_folder import RunFolder, check_free
     from appliance.training.runs import recorded
 
     if resume and run_dir is None:
@@ -169,6 +176,12 @@ def train(
         },
         assignments=assignments or (),
     )
+    refuse_without_gpus(on_workers, address)
+    if not dry_run:
+        # Here, because to look at the pictures may take minutes.
+        if run_dir is not None:
+            check_free(RunFolder(run_dir), resume=resume)
+        check_model_place(out, overwrite=overwrite, resumed_run=run_dir if resume else None)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check
     )
@@ -211,10 +224,11 @@ def train(
         return
     unique = f"train-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     folder = run_dir or storage.join("runs", unique)
-    check_run(plan, folder, on_workers, resume=resume)
+    check_run(plan, folder, on_workers, resume=resume, model_uri=out)
     storage.check_writable(out)
+    stop = StopWish(ctrl_c=True)
     try:
-        with tracked(mlflow, plan, folder), recorded(folder, out):
+        with tracked(mlflow, plan, folder), recorded(folder, out) as written:
             connect(address)
             trained = train_to_file(
                 plan,
@@ -225,10 +239,12 @@ def train(
                 workers=on_workers,
                 resume=resume,
                 progress=not quiet,
+                stop=stop,
             )
+            written(trained.version)
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(_EXIT_SIGTERM)
+        sys.exit(stop.exit_code)
     outcome = trained.outcome
     document: dict[str, Any] = {
         "model": out,

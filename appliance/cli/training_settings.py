@@ -70,13 +70,15 @@ def read_settings(
 
     Raises:
         StorageError: There is no such file.
-        ConfigError: It is no YAML, or a setting is unknown or out of range.
+        ConfigError: There are no such weights, the file is no YAML, or a setting is unknown or out of range.
     """
     from appliance.config import load_yaml, parse_settings
     from appliance.model.spec import ModelSpec
+    from appliance.model.weights import check_init
     from appliance.training.config import TrainingConfig
     from appliance.training.plan import settings_for
 
+    check_init(init)
     recipe = asdict(settings_for(init))
     of_network = {field.name for field in fields(ModelSpec)} - {"labels"}
     wished: dict[str, Any] = {}

@@ -78,6 +78,7 @@ def tune(
     from appliance import storage
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.tuning import Search, search_on_ray
+    from appliance.on_ray.workers import Workers, refuse_without_gpus
     from appliance.training.plan import plan_training
     from appliance.training.search import SearchRange, settings_document
 
@@ -95,6 +96,7 @@ def tune(
         },
         assignments=assignments or (),
     )
+    refuse_without_gpus(Workers(use_gpu=use_gpu), address)
     storage.check_writable(out)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check

@@ -23,6 +23,8 @@ from appliance import storage
 from appliance.annotations.checks.survey import refuse_errors
 from appliance.annotations.dataset import AnnotatedImage, ObjectDetectionDataset
 from appliance.annotations.samples.scenes import make_sample_dataset
+from appliance.bulk.config import BatchScoringConfig
+from appliance.bulk.scores.manifest import read_records
 from appliance.client import Client
 from appliance.demo.outcome import Online, Outcome
 from appliance.detector import FasterRCNN
@@ -32,10 +34,8 @@ from appliance.evaluation.comparison import compare_pictures
 from appliance.evaluation.report.page import result_charts, write_report
 from appliance.evaluation.tensorboard import write_tensorboard
 from appliance.on_ray import serving
-from appliance.bulk.config import BatchScoringConfig
 from appliance.on_ray.batch_scoring import score_input
 from appliance.on_ray.cluster import local_cluster
-from appliance.bulk.scores.manifest import read_records
 from appliance.on_ray.training import Workers, train_to_file
 from appliance.records import Record, records_agree
 from appliance.training.monitor import read_metrics

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from appliance.annotations.dataset import ObjectDetectionDataset
+from appliance.bulk.summary import BatchSummary
 from appliance.evaluation.analysis import Analysis
 from appliance.evaluation.comparison import Comparison
 from appliance.evaluation.evaluate import EvaluationResult
 from appliance.evaluation.report.page import ReportData, ReportSection
-from appliance.bulk.summary import BatchSummary
 from appliance.on_ray.training import TrainedModel
 from appliance.training.plan import TrainingPlan
 from appliance.versions import versions

@@ -25,6 +25,7 @@ from torchvision.models.detection import FasterRCNN as Network
 
 from appliance import storage
 from appliance.detections import Detections
+from appliance.detector.paths import check_is_path
 from appliance.errors import ModelFileError
 from appliance.images.decoding import decode_image
 from appliance.labels import Label, LabelMap
@@ -151,7 +152,7 @@ class FasterRCNN:
                 "steps": num_steps,
                 "learning_rate": initial_learning_rate,
                 "batch_size": 1 if config is None and batch_size is None else batch_size,
-                "learning_rate_stages": learning_rate_stages(stages) or None,
+                "learning_rate_stages": learning_rate_stages(stages, self.train) or None,
             },
             run_dir=self._run_dir,
             device=self._device,
@@ -194,9 +195,11 @@ class FasterRCNN:
         """Detects on one picture.
 
         Raises:
+            ConfigError: It is no path.
             StorageError, ImageError: The picture cannot be read.
             ModelFileError: The detector was not trained yet.
         """
+        check_is_path(image_path)
         predictor = self._ready()
         image = decode_image(
             storage.read_bytes(image_path),
@@ -223,10 +226,11 @@ class FasterRCNN:
             `num_detections`.
 
         Raises:
+            ConfigError: It is neither.
             StorageError, ImageError: A picture cannot be read.
             ModelFileError: The detector was not trained yet.
         """
-        if isinstance(images, str | os.PathLike):
+        if isinstance(images, str | os.PathLike | bytes) or not isinstance(images, Iterable):
             return self.detect(images).to_score_dict()
         return [self.detect(image).to_score_dict() for image in images]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torchvision.models.detection import FasterRCNN as Network
 
@@ -60,11 +63,12 @@ def train_detector(
         check_is_dataset(data)
         check_labels(data, labels)
     validation_images = () if validation is None else validation.images
+    given = {name: value for name, value in wishes.items() if value is not None}
+    replace(config or TrainingConfig(), **given)  # refuses a wrong one before a download begins
     if init is None:
         weights = best_starting_weights(architecture)
     else:
         weights = read_starting_weights(init, architecture)
-    given = {name: value for name, value in wishes.items() if value is not None}
     # Whoever gives a configuration means all of it.
     left_open = set() if config else {field.name for field in fields(TrainingConfig)} - set(given)
     plan = plan_training(
@@ -95,12 +99,21 @@ def train_detector(
     return network, plan.spec, info
 
 
-def learning_rate_stages(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+def learning_rate_stages(
+    given: Mapping[str, float], call: Callable[..., None]
+) -> tuple[tuple[int, float], ...]:
     """`step1=..., learning_rate1=..., step2=...` as pairs for `TrainingConfig`.
+
+    Args:
+        given: What was given besides the arguments that have a name.
+        call: To which it was given.
 
     Raises:
         ConfigError: One is missing, or has another name.
     """
+    for name in given:
+        if not re.fullmatch(r"(step|learning_rate)\d+", name):
+            _refuse_argument(name, call)
     numbers = range(1, len(given) // 2 + 1)
     expected = {name for n in numbers for name in (f"step{n}", f"learning_rate{n}")}
     if set(given) != expected:
@@ -110,3 +123,15 @@ def learning_rate_stages(given: Mapping[str, float]) -> tuple[tuple[int, float],
             expected="step1, learning_rate1, step2, learning_rate2, ... without a gap",
         )
     return tuple((int(given[f"step{n}"]), float(given[f"learning_rate{n}"])) for n in numbers)
+
+
+def _refuse_argument(name: str, call: Callable[..., None]) -> NoReturn:
+    parameters = inspect.signature(call).parameters.values()
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        "Unknown argument",
+        got=name,
+        expected=f"{', '.join(known)}, or step1, learning_rate1, ...",
+        hint=f"Did you mean {near[0]}" if near else None,
+    )

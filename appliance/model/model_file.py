@@ -31,6 +31,7 @@ from appliance.model.spec import ModelSpec
 
 FORMAT_VERSION = 1
 METADATA_KEY = "appliance"
+_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 
 _T = TypeVar("_T")
 
@@ -114,6 +115,33 @@ def load(model_uri: str) -> LoadedModel:
     version = _version(data)
     del data
     return _assemble(metadata, tensors, version, source=str(model_uri))
+
+
+def is_model_file(model_uri: str) -> bool:
+    """Whether the appliance has written the file as a model, by its header alone.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    if not storage.is_remote(model_uri) and not storage.local_path(model_uri).is_file():
+        return False  # reading a pipe would wait for somebody to write
+    header_bytes = int.from_bytes(storage.read_bytes(model_uri, max_bytes=8), "little")
+    if header_bytes > _MAX_HEADER_BYTES:
+        return False
+    try:
+        header = json.loads(storage.read_bytes(model_uri, max_bytes=8 + header_bytes)[8:])
+        return METADATA_KEY in header["__metadata__"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def version_of(model_uri: str) -> str:
+    """The version of the model that is in a file, whatever is in it.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    return _version(storage.read_bytes(model_uri))
 
 
 def parse_safetensors(

@@ -153,6 +153,11 @@ def _keep_classes(tensors: dict[str, torch.Tensor], rows: list[int], num_classes
 def _state_dict(entry: Any) -> dict[str, torch.Tensor]:
     path = _cached_path(entry)
     was_cached = path.exists()
+    if (
+        not was_cached
+    ):  # a warning, for it takes a while, and people whose program logs nothing wonder too
+        megabytes = entry.meta.get("_file_size", 0)
+        logger.warning("downloading %s (%.0f MB) to %s", entry.url, megabytes, path)
     try:
         # What torch says about a download belongs beside the results, not among them.
         with contextlib.redirect_stdout(sys.stderr):

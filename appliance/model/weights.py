@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -91,6 +93,25 @@ class WeightsFit:
         return "; ".join(parts)
 
 
+def check_init(init: str) -> None:
+    """Refuses a word that names no starting weights, before anything is read.
+
+    Raises:
+        ConfigError: It is neither one of the names nor a file.
+    """
+    if init in NAMED_WEIGHTS or (init and storage.local_path(init).exists()):
+        return
+    if not re.fullmatch(r"\w*", init):
+        return  # a path: that nothing is there is told where it is read
+    near = difflib.get_close_matches(init, NAMED_WEIGHTS, n=1)
+    raise ConfigError(
+        "There are no such starting weights",
+        got=repr(init),
+        expected=f"{', '.join(NAMED_WEIGHTS)}, or a file",
+        hint=f"Did you mean {near[0]}" if near else None,
+    )
+
+
 def read_starting_weights(
     init: str, architecture: str = COMPACT, backbone: str | None = None
 ) -> StartingWeights:
@@ -109,6 +130,7 @@ def read_starting_weights(
         StorageError: The file cannot be read, or torchvision's cannot be downloaded.
         ModelFileError: The file is of neither kind.
     """
+    check_init(init)
     if init == "none":
         return StartingWeights({}, "none")
     if init == "imagenet":

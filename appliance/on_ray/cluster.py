@@ -15,7 +15,6 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,14 +24,16 @@ from urllib.parse import urlsplit
 
 from appliance.errors import ConfigError, InputError, ServiceError
 from appliance.on_ray.process_environment import (
+    UndisturbedStack,
     native_output_to,
-    own_sigterm,
+    own_signals,
     priority_variables,
     quiet_variables,
     refresh_authentication,
     security_variables,
     variables,
 )
+from appliance.on_ray.scratch import ScratchFolder, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ _MIB = 2**20
 _MIN_OBJECT_STORE_BYTES = 80 * _MIB  # Ray refuses less than 75 MiB
 _MAX_OBJECT_STORE_BYTES = 1024 * _MIB  # parts of a job are lists of names: they need little
 _SHARED_MEMORY = Path("/dev/shm")
+_SESSION_PREFIX = "ray-"
 _ADDRESS_VARIABLE = "RAY_ADDRESS"
 
 
@@ -88,7 +90,7 @@ def local_cluster(
         ServiceError: This process is connected to a cluster already, or Ray cannot start.
     """
     started = time.perf_counter()
-    with ExitStack() as stack:
+    with UndisturbedStack() as stack:
         stack.callback(refresh_authentication)
         # Before the import: Ray and Ray Serve read most of their variables when they are imported.
         stack.enter_context(
@@ -115,7 +117,7 @@ def local_cluster(
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
         try:
-            with own_sigterm(), native_output_to(folder / "driver.err"):
+            with own_signals(), native_output_to(folder / "driver.err"):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -169,7 +171,7 @@ def connect(
     _probe(wanted)
     try:
         with (
-            own_sigterm(),
+            own_signals(),
             variables(quiet_variables()),
             native_output_to(Path(os.devnull)),
         ):
@@ -230,18 +232,21 @@ def _probe(address: str) -> None:
 def _session_folder() -> Iterator[Path]:
     """Ray's logs and sockets; removed at the end, but kept after an error that was not the user's."""
     # Not below TMPDIR: Linux allows 107 characters for the path of a socket.
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    parent = "/tmp"
+    remove_abandoned(_SESSION_PREFIX, parent)
+    folder = ScratchFolder(_SESSION_PREFIX, parent)
     keep = False
     try:
-        yield folder
+        yield folder.path
     except Exception as error:
         keep = not isinstance(error, InputError)
         raise
     finally:
         if keep:
-            logger.warning("the logs of Ray are kept in %s", folder)
+            logger.warning("the logs of Ray are kept in %s", folder.path)
+            folder.keep()
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
 
 def _default_object_store_bytes() -> int:

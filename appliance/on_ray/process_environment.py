@@ -1,4 +1,4 @@
-"""What stays this process's own while Ray starts in it: variables, standard error, SIGTERM, its token."""
+"""What stays this process's own while Ray starts and stops in it: variables, standard error, signals, its token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def quiet_variables() -> dict[str, str]:
@@ -86,16 +90,61 @@ def native_output_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Gives SIGTERM back to whoever had it before the block.
+def own_signals() -> Iterator[None]:
+    """Puts Ctrl-C and SIGTERM off to the end of the block, and gives both back to whoever had them before.
 
-    Ray's native part takes it, prints its own stack and ends the process without cleaning up.
+    A start of Ray that is broken off takes longer to clear away than one that is let finish. And Python drops
+    what a handler raises after the forks by which Ray starts its processes. Who cannot wait, for a cluster that
+    does not answer, asks a second time. (Ray's native part would take SIGTERM for good, print its own stack and
+    end the process without cleaning up.)
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _STOPS}
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            _handle(handlers[number], number, frame)
+
+    for number in (number for number, handler in handlers.items() if callable(handler)):
+        signal.signal(number, note)
     try:
         yield
+    except Exception:
+        if came:  # what it broke on the way is no error of Ray's
+            _handle(handlers[came[0]], came[0], None)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        _restore(handlers)
+    if came:
+        _handle(handlers[came[0]], came[0], None)
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        if handler is not None:  # else it is native code's own, and Python cannot set it
+            signal.signal(number, handler)
+
+
+def _handle(handler: Any, number: int, frame: FrameType | None) -> None:
+    if callable(handler):
+        handler(number, frame)
+
+
+class UndisturbedStack(ExitStack):
+    """An `ExitStack` that neither Ctrl-C nor SIGTERM keeps from clearing away all that is on it."""
+
+    def __exit__(self, *error: Any) -> bool:
+        """Leaves what is on the stack; signals that come meanwhile come to nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return bool(super().__exit__(*error))
+        handlers: dict[int, Any] = {
+            number: signal.signal(number, signal.SIG_IGN) for number in _STOPS
+        }
+        try:
+            return bool(super().__exit__(*error))
+        finally:
+            _restore(handlers)

@@ -8,7 +8,6 @@ at the newest checkpoint; a command that dies is started again with `resume=True
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import ModelInfo
 from appliance.on_ray.process_environment import variables
 from appliance.on_ray.run_control import start_run_control
-from appliance.on_ray.run_driver import follow
+from appliance.on_ray.run_driver import StopWish, follow
+from appliance.on_ray.scratch import scratch_folder
 from appliance.on_ray.training_loop import (
     GiveUp,
     WorkerTask,
@@ -41,11 +41,12 @@ from appliance.on_ray.training_loop import (
 )
 from appliance.on_ray.workers import Workers as Workers  # part of what this module offers
 from appliance.on_ray.workers import cpus_for_each, room_for
+from appliance.training.disk_space import check_disk
 from appliance.training.engine import TrainingOutcome
 from appliance.training.monitor import TrainingProgress
 from appliance.training.plan import TrainingPlan
 from appliance.training.run import begin, kept_checkpoint, naming_last
-from appliance.training.run_folder import RunFolder, check_free
+from appliance.training.run_folder import RunFolder, check_free, check_same_run
 
 # How soon Ray notices that workers are lost or done; its own 2 s is a lot of a short run.
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
@@ -71,17 +72,33 @@ class TrainedModel:
 
 
 def check_run(
-    plan: TrainingPlan, run_dir: str | os.PathLike[str], workers: Workers, *, resume: bool
+    plan: TrainingPlan,
+    run_dir: str | os.PathLike[str],
+    workers: Workers,
+    *,
+    resume: bool,
+    model_uri: str | None = None,
 ) -> None:
     """Refuses, before any cluster has started, what could only fail on one.
 
+    Args:
+        plan: What to do.
+        run_dir: Folder of the run.
+        workers: On what.
+        resume: Whether the run in `run_dir` goes on.
+        model_uri: Where its model file goes, for the room on that disk.
+
     Raises:
         ConfigError: The batch cannot be split over so many workers, `run_dir` holds a run already, or
-            none to resume.
-        StorageError: `run_dir` cannot be looked into.
+            none to resume, or one of another network.
+        StorageError: `run_dir` cannot be looked into, or what the run writes does not fit on its disk.
     """
     workers.check_batch(plan.config.batch_size)
-    check_free(RunFolder(run_dir), resume=resume)
+    folder = RunFolder(run_dir)
+    check_free(folder, resume=resume)
+    if resume:
+        check_same_run(plan, folder)
+    check_disk(plan, folder, model_uri)
 
 
 def train_to_file(
@@ -94,6 +111,7 @@ def train_to_file(
     workers: Workers = Workers(),
     resume: bool = False,
     progress: bool = True,
+    stop: StopWish | None = None,
 ) -> TrainedModel:
     """Trains on Ray and writes the model file; arguments and errors as in `train_on_ray`."""
     storage.check_writable(model_uri)
@@ -106,6 +124,7 @@ def train_to_file(
         workers=workers,
         resume=resume,
         progress=progress,
+        stop=stop,
     )
     wall_s = time.perf_counter() - started_s
     with RunFolder(run_dir) as folder:
@@ -133,10 +152,12 @@ def train_on_ray(
     workers: Workers = Workers(),
     resume: bool = False,
     progress: bool = True,
+    stop: StopWish | None = None,
 ) -> tuple[FasterRCNN, TrainingOutcome]:
     """Trains on the Ray cluster this process is connected to.
 
-    While it runs, SIGTERM means: finish the step, save, and end with `TrainingStopped`.
+    While it runs, SIGTERM (and Ctrl-C, if `stop` says so) means: finish the step, save, and end with
+    `TrainingStopped`.
 
     Args:
         plan: What to do.
@@ -147,6 +168,7 @@ def train_on_ray(
         workers: On what.
         resume: Go on with the run in `run_dir`.
         progress: Show a progress bar.
+        stop: Which signals ask for a stop, and which one came; None for SIGTERM alone.
 
     Returns:
         The trained network, on the CPU: after the best step where it was validated, else after the last
@@ -163,7 +185,7 @@ def train_on_ray(
     environment = _TRAIN_ENVIRONMENT | (_ELASTIC_ENVIRONMENT if workers.is_elastic else {})
     with (
         RunFolder(run_dir) as folder,
-        tempfile.TemporaryDirectory(prefix="appliance-train-") as scratch,
+        scratch_folder("appliance-train-") as scratch,
     ):
         begin(plan, folder, resume=resume)
         store = folder.checkpoints(plan.config.keep_checkpoints)
@@ -175,13 +197,15 @@ def train_on_ray(
             folder.uri,
             control,
         )
-        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-        cpus = cpus_for_each(workers, nodes)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = cpus_for_each(workers, [node.get("CPU", 0) for node in nodes])
         patience_s = None if room_for(workers, cpus, nodes) else workers.room_timeout_s
-        trainer = _trainer(task, workers, cpus, patience_s, scratch)
+        trainer = _trainer(task, workers, cpus, patience_s, str(scratch))
         try:
             with variables(environment), TrainingProgress(plan.steps, enabled=progress) as bar:
-                result = follow(trainer.fit, control, bar.update, start_timeout_s=patience_s)
+                result = follow(
+                    trainer.fit, control, bar.update, stop=stop, start_timeout_s=patience_s
+                )
         except TrainingFailedError as failure:
             raise _told(failure, folder) from failure
         except TrainingStopped as stopped:

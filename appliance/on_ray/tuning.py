@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ApplianceError, TrainingError
+from appliance.on_ray.scratch import scratch_folder
 from appliance.on_ray.training_loop import for_workers, images_for_workers
 from appliance.training.engine import train
 from appliance.training.plan import TrainingPlan
@@ -86,7 +86,7 @@ def search_on_ray(
     resources, parallel = _resources(search)
     task = (for_workers(plan), images_for_workers(images), images_for_workers(validation))
     space = {searched.name: _domain(searched) for searched in search.ranges}
-    with tempfile.TemporaryDirectory(prefix="ray-tune-") as scratch:
+    with scratch_folder("appliance-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trial, task=task), resources),
             param_space=space,
@@ -110,7 +110,7 @@ def search_on_ray(
             ),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 verbose=0,
                 callbacks=[
                     JsonLoggerCallback(),

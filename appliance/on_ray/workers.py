@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from appliance.errors import ConfigError
+from appliance.on_ray.cluster import joins_a_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +91,50 @@ class Workers:
             )
 
 
-def room_for(workers: Workers, cpus: int, cpus_of_nodes: Sequence[float]) -> bool:
-    """Whether the nodes there are have room for enough workers of so many cores; says so where not."""
-    room = sum(int(of_node // cpus) for of_node in cpus_of_nodes)
+def refuse_without_gpus(workers: Workers, address: str | None) -> None:
+    """Refuses at once what a local cluster would wait for in vain; one that is joined may still grow.
+
+    Args:
+        workers: On what to train.
+        address: Of the cluster, as the user gave it.
+
+    Raises:
+        ConfigError: This machine has not enough GPUs.
+    """
+    if not workers.use_gpu or joins_a_cluster(address):
+        return
+    gpus = torch.cuda.device_count()
+    if gpus < workers.fewest:
+        raise ConfigError(
+            "This machine has no GPU that PyTorch can use"
+            if gpus == 0
+            else "This machine has fewer GPUs than workers",
+            got=f"{gpus} GPUs",
+            expected=f"{workers.fewest}, one for each worker",
+            hint="Leave --gpu out, or name a cluster that has GPUs by --address",
+        )
+
+
+def room_for(workers: Workers, cpus: int, nodes: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the nodes there are have room for enough workers of so many cores; says so where not.
+
+    Args:
+        workers: How many, and whether each wants a GPU.
+        cpus: Cores of each.
+        nodes: Resources of every node, as Ray names them.
+    """
+    room = 0
+    for node in nodes:
+        by_cpus = int(node.get("CPU", 0) // cpus)
+        room += min(by_cpus, int(node.get("GPU", 0))) if workers.use_gpu else by_cpus
     if room < workers.fewest:
         logger.warning(
-            "the cluster has room for %d of %s workers with %d CPUs each; waiting for more",
+            "the cluster has room for %d of %s workers with %d CPUs%s each; waiting for more, up to %.0f s",
             room,
             workers,
             cpus,
+            " and a GPU" if workers.use_gpu else "",
+            workers.room_timeout_s,
         )
     return room >= workers.fewest
 

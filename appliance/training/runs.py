@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from appliance import storage
 from appliance.errors import ApplianceError, StorageError, TrainingStopped
+from appliance.model.model_file import version_of
 from appliance.training.monitor import METRICS_FILE, VALIDATION_FILE, parse_lines
 from appliance.training.run_folder import PLAN_FILE
 
@@ -40,6 +41,7 @@ class DriverRecord:
         started_at: ISO time, UTC, of the first start.
         ended_at: Of the end.
         error: The sentence it ended with, if it failed.
+        version: Of the model file that the run has written last; None where it has not.
     """
 
     status: Status
@@ -50,6 +52,7 @@ class DriverRecord:
     started_at: str
     ended_at: str | None = None
     error: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,15 @@ class RunSummary:
 
 
 @contextmanager
-def recorded(run_dir: str | os.PathLike[str], model: str) -> Iterator[None]:
+def recorded(run_dir: str | os.PathLike[str], model: str) -> Iterator[Callable[[str], None]]:
     """Keeps the status of a run that this process drives for the length of a `with` block.
 
     Args:
         run_dir: Folder of the run, local or in an object store.
         model: Where its model file goes.
+
+    Yields:
+        To be called with the version of the model file when that is written.
 
     Raises:
         StorageError: The folder cannot be written when the run begins; what cannot be written at its end
@@ -104,10 +110,16 @@ def recorded(run_dir: str | os.PathLike[str], model: str) -> Iterator[None]:
         pid=os.getpid(),
         process_start=_process_start(os.getpid()),
         started_at=before.started_at if before else _now(),
+        version=before.version if before else None,
     )
     _write(uri, record)
+
+    def written(version: str) -> None:
+        nonlocal record
+        record = replace(record, version=version)
+
     try:
-        yield
+        yield written
     except (KeyboardInterrupt, SystemExit, GeneratorExit, TrainingStopped):
         _end(uri, record, "stopped")
         raise
@@ -116,6 +128,18 @@ def recorded(run_dir: str | os.PathLike[str], model: str) -> Iterator[None]:
         _end(uri, replace(record, error=message), "failed")
         raise
     _end(uri, record, "finished")
+
+
+def has_written(run_dir: str | os.PathLike[str], model: str) -> bool:
+    """Whether a file is the very model file that a run has written there, and nobody since.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
+    record = _read_record(storage.join(run_dir, STATUS_FILE))
+    if record is None or record.model != storage.absolute(model):
+        return False
+    return record.version == version_of(model)
 
 
 def list_runs(folder: str | os.PathLike[str]) -> list[RunSummary]:

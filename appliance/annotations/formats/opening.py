@@ -11,8 +11,10 @@ them. `DATA#train` is an address of a part, wherever an address is asked for.
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
@@ -181,8 +183,18 @@ def _split(path: str) -> tuple[str, str | None]:
     if part in PARTS:
         return root, part
     if local and storage.local_path(root).exists():
+        there: Iterable[str] = ()
+        with suppress(
+            DatasetError, StorageError
+        ):  # what is wrong with it is told when its name is right
+            there = [name for name in _parts(root, detect_format(root)) if name]
+        near = difflib.get_close_matches(part, there, n=1)
         raise DatasetError(
-            "No such part", where=root, got=part, expected=f"one of {', '.join(PARTS)}"
+            "No such part",
+            where=root,
+            got=part,
+            expected=f"one of {', '.join(there or PARTS)}",
+            hint=f"Did you mean {root}#{near[0]}" if near else None,
         )
     return path, None
 
