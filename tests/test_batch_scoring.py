@@ -243,9 +243,7 @@ def test_a_job_that_lost_a_part_is_not_committed(tmp_path, tiny_model_path):
     facts = {"created_at": "", "mode": "new", "model": {}, "input": {}, "settings": {}}
     job = folder.begin(listing, 1, **facts)
     scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
-    parts = {
-        part.index: scorer.score_part(part).counts for part in job_run.part_jobs(job, {})
-    }
+    parts = {part.index: scorer.score_part(part).counts for part in job_run.part_jobs(job, {})}
     job_run.check_complete(parts, job)
     del parts[1]
     with pytest.raises(ServiceError, match="lost parts"):
