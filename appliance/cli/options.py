@@ -37,3 +37,29 @@ OnePartArgument = Annotated[
         help="Folder or file of annotated pictures in any format; DATA#train for one part of divided data.",
     ),
 ]
+# What batch and stream scoring have in common.
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only names like this, as *.jpg or a/**/*.png."),
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="No names like this; DIR/ is a folder.")
+]
+MinScoreOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Lowest score kept; default the model's own.")
+]
+LabelsOption = Annotated[
+    str | None, typer.Option(metavar="A,B", help="Keep only what has one of these labels.")
+]
+TileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROWSxCOLUMNS[:OVERLAP]",
+        help="Score in overlapping tiles besides, as 2x2:0.2: for small objects on large pictures.",
+    ),
+]
+
+
+def names_of(labels: str | None) -> tuple[str, ...] | None:
+    """The labels of a `LabelsOption`."""
+    return None if labels is None else tuple(name.strip() for name in labels.split(","))

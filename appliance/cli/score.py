@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.cli.options import AddressOption, Json, ModelArgument, Quiet
+from appliance.cli.options import (
+    AddressOption,
+    ExcludeOption,
+    IncludeOption,
+    Json,
+    LabelsOption,
+    MinScoreOption,
+    ModelArgument,
+    Quiet,
+    TileOption,
+    names_of,
+)
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
 
@@ -28,14 +39,8 @@ def score(
     output: Annotated[
         str, typer.Argument(metavar="OUTPUT", help="New folder or prefix for the scores.")
     ],
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only names like this, as *.jpg or a/**/*.png."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="No names like this; DIR/ is a folder."),
-    ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
     column: Annotated[
         str | None, typer.Option(help="Column of a table or CSV that holds names or pictures.")
     ] = None,
@@ -60,19 +65,9 @@ def score(
     images_per_part: Annotated[
         int | None, typer.Option(min=1, help="Pictures of one Parquet file, which is redone whole.")
     ] = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest score kept; default the model's own.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Keep only what has one of these labels.")
-    ] = None,
-    tile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROWSxCOLUMNS[:OVERLAP]",
-            help="Score in overlapping tiles besides, as 2x2:0.2: for small objects on large pictures.",
-        ),
-    ] = None,
+    min_score: MinScoreOption = None,
+    labels: LabelsOption = None,
+    tile: TileOption = None,
     gpu_jpeg: Annotated[
         bool, typer.Option("--gpu-jpeg", help="Decode JPEGs on the GPU (the extra gpu-jpeg).")
     ] = False,
@@ -127,7 +122,7 @@ def score(
         batch_size=batch_size,
         images_per_part=images_per_part,
         score_threshold=min_score,
-        labels=None if labels is None else tuple(name.strip() for name in labels.split(",")),
+        labels=names_of(labels),
         tiling=None if tile is None else Tiling.parse(tile),
         gpu_jpeg=gpu_jpeg,
         max_error_rate=max_error_rate,

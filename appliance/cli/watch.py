@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.cli.options import Json, ModelArgument, Quiet
+from appliance.cli.options import (
+    ExcludeOption,
+    IncludeOption,
+    Json,
+    LabelsOption,
+    MinScoreOption,
+    ModelArgument,
+    Quiet,
+    TileOption,
+    names_of,
+)
 from appliance.cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
@@ -29,14 +39,8 @@ def watch(
     output: Annotated[
         str, typer.Argument(metavar="OUTPUT", help="Folder or prefix for the scores, which grows.")
     ],
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only names like this, as *.jpg or a/**/*.png."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="No names like this; DIR/ is a folder."),
-    ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
     every: Annotated[
         int, typer.Option(min=1, help="Of a video or camera, every so many frames.")
     ] = 1,
@@ -59,19 +63,9 @@ def watch(
         typer.Option(metavar="TIME", help="Between two looks; default 1s, in an object store 5s."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Score what is there and end.")] = False,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Lowest score kept; default the model's own.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Keep only what has one of these labels.")
-    ] = None,
-    tile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROWSxCOLUMNS[:OVERLAP]",
-            help="Score in overlapping tiles besides, as 2x2:0.2: for small objects on large pictures.",
-        ),
-    ] = None,
+    min_score: MinScoreOption = None,
+    labels: LabelsOption = None,
+    tile: TileOption = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda or cuda:1; auto is the GPU where there is one.")
     ] = "auto",
@@ -113,7 +107,7 @@ def watch(
         exclude=tuple(exclude or ()),
         device=device,
         score_threshold=min_score,
-        labels=None if labels is None else tuple(name.strip() for name in labels.split(",")),
+        labels=names_of(labels),
         tiling=None if tile is None else Tiling.parse(tile),
         webhook_url=webhook,
         ledger_path=ledger,
