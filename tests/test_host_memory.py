@@ -24,10 +24,12 @@ def faults() -> int:
 
 counts = [faults()]
 keep_freed_memory()
+give_back_freed_memory()  # before anything is kept: what lies in the heap by then may stay there
+counts.append(faults())
+keep_freed_memory()
 warm_up = faults(), faults()
-counts.append(faults())
-give_back_freed_memory()
-counts.append(faults())
+# A kernel that is short of memory may take pages back in between: that only adds to a count.
+counts.append(min(faults() for _ in range(3)))
 print(json.dumps(counts))
 """
 
@@ -51,12 +53,12 @@ def counted(**environment: str) -> list[int]:
 
 
 def test_what_is_kept_is_not_asked_for_again() -> None:
-    before, kept, given_back = counted()
+    before, given_back, kept = counted()
     assert before > 10_000
     assert kept < before / 10
-    assert given_back > kept * 10
+    assert given_back > before / 2
 
 
 def test_the_settings_of_a_user_stand() -> None:
-    before, kept, _ = counted(MALLOC_TRIM_THRESHOLD_="131072")
+    before, _, kept = counted(MALLOC_TRIM_THRESHOLD_="131072")
     assert kept > before / 2
