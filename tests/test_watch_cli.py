@@ -10,7 +10,14 @@ import sys
 import psutil
 import pytest
 from factories import jpeg_bytes
-from watch_cases import parts_of, rows_of, summary_of, wait_until, watching_process
+from watch_cases import (
+    one_thread,  # noqa: F401 - a fixture
+    parts_of,
+    rows_of,
+    summary_of,
+    wait_until,
+    watching_process,
+)
 
 from appliance.bulk.stream.stopping import CTRL_C, stop_on_signals
 

@@ -11,6 +11,7 @@ import pytest
 from factories import jpeg_bytes
 from watch_cases import (
     expected_records,
+    one_thread,  # noqa: F401 - a fixture
     parts_of,
     rows_of,
     score_once,

@@ -9,7 +9,13 @@ import tracemalloc
 import pytest
 from factories import jpeg_bytes
 from tiny_fixtures import TINY
-from watch_cases import parts_of, rows_of, score_once, streaming
+from watch_cases import (
+    one_thread,  # noqa: F401 - a fixture
+    parts_of,
+    rows_of,
+    score_once,
+    streaming,
+)
 
 from appliance.bulk.stream import watcher
 from appliance.bulk.stream.config import StreamConfig, parse_duration_s

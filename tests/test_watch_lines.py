@@ -10,7 +10,12 @@ import os
 import pytest
 from factories import jpeg_bytes
 from object_stores import served
-from watch_cases import expected_records, rows_of, streaming
+from watch_cases import (
+    expected_records,
+    one_thread,  # noqa: F401 - a fixture
+    rows_of,
+    streaming,
+)
 
 from appliance.bulk.stream.sources import lines
 

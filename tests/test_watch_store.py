@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from factories import jpeg_bytes
-from test_watch_webhook import DELAYS_S, receiving
-from watch_cases import score_once, scorer_of, streaming
+from watch_cases import (
+    one_thread,  # noqa: F401 - a fixture
+    score_once,
+    scorer_of,
+    streaming,
+)
+from webhook_server import receiving
 
 from appliance import storage
 from appliance.bulk.scores import ownership
 from appliance.bulk.stream.ledger import Ledger, key_of
 from appliance.bulk.stream.output import StreamOutput
 from appliance.bulk.stream.reading import PictureReader
+from appliance.bulk.stream.sources.arrivals import Arrival
 from appliance.bulk.stream.sources.identities import identity_of, scan
+from appliance.bulk.stream.sources.lines import LineSource
 from appliance.bulk.stream.sources.watched_folder import WatchedFolder
 from appliance.errors import StorageError
 from appliance.storage import folders
@@ -52,7 +60,7 @@ def test_a_bucket_is_watched_and_written_to(tiny_model_path, s3_uri, state):
             *(tiny_model_path, source + "/", out),
             settle_s=0.1,
             webhook_url=receiver.url,
-            webhook_delays_s=DELAYS_S,
+            webhook_delays_s=(),
         ) as stream,
     ):
         stream.wait_for(lambda: len(receiver.received) == 1)
@@ -132,6 +140,33 @@ def test_a_store_that_is_away_leaves_pictures_for_later(
     assert "left for another run" in caplog.text
     assert watched.waiting().pictures == 0
     assert ledger.scored([key_of(arrival.image_uri, arrival.identity)]) == set()
+    ledger.close()
+
+
+def test_a_named_object_of_a_store_that_is_away_gets_another_chance(
+    tiny_model_path, s3_uri, tmp_path, monkeypatch
+):
+    """Away from the beginning, or after it was looked at: its error row does not stand for its content."""
+    monkeypatch.setattr("appliance.bulk.stream.reading.DELAYS_S", ())
+    put(s3_uri, "a.jpg", jpeg_bytes())
+    address = f"{s3_uri}/a.jpg"
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    lines = LineSource(0, max_bytes=10**6, memory_bytes=10**6)
+    reader = PictureReader(scorer_of(str(tiny_model_path)), ledger, lines)
+    looks = iter([True, False])
+
+    def identify():
+        if not next(looks):
+            raise StorageError("Cannot look at the file", where=address, transient=True)
+        return identity_of(address)
+
+    arrival = Arrival(address, None, identify, partial(storage.read_bytes, address), 0.0)
+    for _ in range(2):
+        fetched = reader.fetch(arrival)
+        assert (fetched.identity, fetched.content.kind) == ("unknown", "unreachable")
+        looks = iter([False])
+    looks = iter([True, True])
+    assert reader.fetch(arrival).identity == identity_of(address)
     ledger.close()
 
 

@@ -13,6 +13,7 @@ import pytest
 from factories import jpeg_bytes
 from watch_cases import (
     expected_records,
+    one_thread,  # noqa: F401 - a fixture
     parts_of,
     rows_of,
     score_once,
@@ -97,8 +98,7 @@ class Writer:
         self.begun += self.at_once
 
     def finish(self):
-        while self.process.stdout.readline() != "written\n":
-            pass
+        assert self.process.stdout.readline() == "written\n"
 
     def close(self):
         self.process.kill()

@@ -8,7 +8,13 @@ import threading
 import pytest
 from rtsp_server import rtsp_camera
 from video_files import FRAMES, SIZE_WH, av, write
-from watch_cases import rows_of, score_once, scorer_of, streaming
+from watch_cases import (
+    one_thread,  # noqa: F401 - a fixture
+    rows_of,
+    score_once,
+    scorer_of,
+    streaming,
+)
 
 from appliance.bulk.inputs.listing import PictureRef
 from appliance.bulk.inputs.opening import list_input, open_container

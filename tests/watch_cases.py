@@ -11,11 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pyarrow.dataset
+import pytest
+import torch
 
+from appliance.bulk.config import BatchScoringConfig
+from appliance.bulk.stream import watcher
 from appliance.bulk.stream.config import StreamConfig
 from appliance.bulk.stream.stopping import StopRequest
 from appliance.bulk.stream.summary import StreamSummary
@@ -24,6 +29,37 @@ from appliance.records import Record, table_to_records
 from appliance.scoring import ImageScorer
 
 QUICK = {"max_delay_s": 0.1, "settle_s": 0.2, "poll_s": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of OpenMP that wait for each other on a busy machine take ten times as long as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+_load = watcher._load
+
+
+@functools.cache
+def _loaded(model: str, device: str, scoring: BatchScoringConfig) -> ImageScorer:
+    config = StreamConfig(
+        device=device,
+        score_threshold=scoring.score_threshold,
+        labels=scoring.labels,
+        tiling=scoring.tiling,
+        max_image_bytes=scoring.max_image_bytes,
+        max_image_pixels=scoring.max_image_pixels,
+    )
+    return _load(model, config)
+
+
+# To read a model takes longer than most of these tests, of which one runs at a time.
+watcher._load = lambda model, config: _loaded(
+    model, config.device, replace(config.scoring(), batch_size=1)
+)
 
 
 class RunningStream:
@@ -108,9 +144,8 @@ def rows_of(output: object) -> list[Record]:
     return table_to_records(pyarrow.dataset.dataset(paths, format="parquet").to_table())
 
 
-@functools.cache
 def scorer_of(model: str) -> ImageScorer:
-    return ImageScorer.load(model)
+    return _loaded(model, "auto", BatchScoringConfig(batch_size=1))
 
 
 def expected_records(model: object, pictures: dict[str, bytes]) -> dict[str, Record]:
@@ -142,6 +177,7 @@ def watching_process(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C of the terminal is for the tests
         )
     try:

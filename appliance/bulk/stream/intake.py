@@ -91,12 +91,6 @@ class Intake:
             self._changed.notify_all()
 
     @property
-    def under_way(self) -> int:
-        """Pictures between the source and `take`."""
-        with self._changed:
-            return len(self._unread) + self._being_read + len(self._ready)
-
-    @property
     def is_exhausted(self) -> bool:
         """Whether there will be no more."""
         with self._changed:

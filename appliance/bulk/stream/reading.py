@@ -12,6 +12,7 @@ from appliance.bulk.inputs.containers import Content, Frame
 from appliance.bulk.inputs.retries import DELAYS_S, unread, with_retries
 from appliance.bulk.stream.ledger import Ledger, key_of
 from appliance.bulk.stream.sources.arrivals import Arrival, NotYet, Source
+from appliance.bulk.stream.sources.identities import is_weak
 from appliance.errors import ImageError, StorageError
 from appliance.images.decoding import decoded_bytes
 from appliance.records import Record
@@ -85,35 +86,22 @@ class PictureReader:
         Raises:
             StorageError: The ledger cannot be read.
         """
+        if arrival.identity is None:
+            return self._fetch_named(arrival)
+        content = self._content(arrival)
         try:
-            identity = arrival.identity or self._patiently(arrival.identify)
+            after = self._patiently(arrival.identify)
         except StorageError as error:
-            return Fetched(arrival, _UNKNOWN, _named(unread(error), arrival))
-        if identity is None:
-            return self._fetch_unseen(arrival)
-        if arrival.identity is None and self._ledger.scored([key_of(arrival.image_uri, identity)]):
-            return "known"
-        for _ in range(1 if self._is_lasting else _READS_OF_WHAT_CHANGES):
-            content = self._content(arrival)
-            try:
-                after = self._patiently(arrival.identify)
-            except StorageError as error:
-                content, after = unread(error), identity
-            if after is None and isinstance(content, ImageError) and self._is_lasting:
-                return "gone"
-            # What was read whole and removed since is as good as any.
-            if after in (identity, None):
-                break
-            if self._is_lasting:
+            content, after = unread(error), arrival.identity
+        if self._is_lasting:
+            if after not in (arrival.identity, None):
                 return "changed"
-            identity = after
-        if isinstance(content, ImageError):
-            if content.kind == "unreachable":
-                if self._is_lasting:
-                    return "unreachable"
-                identity = _UNKNOWN
-            return Fetched(arrival, identity, _named(content, arrival))
-        return Fetched(arrival, identity, content, self._needed_bytes(content))
+            # What was read whole and removed since is as good as any.
+            if isinstance(content, ImageError) and after is None:
+                return "gone"
+            if isinstance(content, ImageError) and content.kind == "unreachable":
+                return "unreachable"
+        return self._fetched(arrival, arrival.identity, content)
 
     def decode(self, fetched: Fetched) -> Ready | NotYet:
         """Decodes what was read; says "undecodable" of what may not be complete."""
@@ -128,16 +116,41 @@ class PictureReader:
             return "undecodable"
         return Ready(arrival, fetched.identity, item, fetched.memory_bytes)
 
-    def _fetch_unseen(self, arrival: Arrival) -> Fetched | Literal["known"]:
-        """Reads what cannot be looked at before, as from some web servers; its bytes are its identity."""
-        content = self._content(arrival)
-        if isinstance(content, ImageError):
-            return Fetched(arrival, content.kind, _named(content, arrival))
-        assert isinstance(content, bytes)  # noqa: S101 - frames have an identity beforehand
-        identity = hashlib.sha256(content).hexdigest()
-        if self._ledger.scored([key_of(arrival.image_uri, identity)]):
+    def _fetch_named(self, arrival: Arrival) -> Fetched | Literal["known"]:
+        """Finds out the identity of a picture that was only named, and reads it if need be."""
+        try:
+            identity = self._patiently(arrival.identify)
+        except StorageError as error:
+            return self._fetched(arrival, _UNKNOWN, unread(error))
+        if identity is None or is_weak(identity):
+            # As on the web: what does not tell when it changed is known by its bytes.
+            content = self._content(arrival)
+            identity = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
+            is_known = identity and self._is_known(arrival, identity)
+            return "known" if is_known else self._fetched(arrival, identity, content)
+        if self._is_known(arrival, identity):
             return "known"
-        return Fetched(arrival, identity, content, self._needed_bytes(content))
+        for _ in range(_READS_OF_WHAT_CHANGES):
+            content = self._content(arrival)
+            try:
+                after = self._patiently(arrival.identify)
+            except StorageError as error:
+                content, after = unread(error), None
+            if after is None or after == identity:
+                break
+            identity = after
+        return self._fetched(arrival, identity, content)
+
+    def _is_known(self, arrival: Arrival, identity: str) -> bool:
+        return bool(self._ledger.scored([key_of(arrival.image_uri, identity)]))
+
+    def _fetched(self, arrival: Arrival, identity: str, content: Content | ImageError) -> Fetched:
+        if not isinstance(content, ImageError):
+            return Fetched(arrival, identity, content, self._needed_bytes(content))
+        # With the name that the record gives the picture: that of its file may not be text.
+        content.where = arrival.image_uri
+        is_unreachable = content.kind == "unreachable"
+        return Fetched(arrival, _UNKNOWN if is_unreachable else identity or content.kind, content)
 
     def _content(self, arrival: Arrival) -> Content | ImageError:
         try:
@@ -154,9 +167,3 @@ class PictureReader:
         if isinstance(content, Frame):
             return content.image.pixels.nbytes
         return len(content) + decoded_bytes(content, self._scorer.min_shorter_side_px)
-
-
-def _named(error: ImageError, arrival: Arrival) -> ImageError:
-    """With the name that the record gives the picture: that of its file may not be text."""
-    error.where = arrival.image_uri
-    return error

@@ -31,6 +31,11 @@ def of_info(info: fs.FileInfo) -> str:
     return f"{info.size}-{'' if info.mtime_ns is None else info.mtime_ns // 10**9}"
 
 
+def is_weak(identity: str) -> bool:
+    """Whether another content may have the same: nothing is known of when it changed."""
+    return identity.endswith("-")
+
+
 def identity_of(uri: str) -> str | None:
     """What is there now; None if nothing is.
 
