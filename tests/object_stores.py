@@ -106,9 +106,9 @@ def gs_uri(gs_host: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def az_host() -> Iterator[str]:
+def az_host() -> Iterator[str]:  # pragma: no cover - where there is no npm
     """host:port of an Azure Blob Storage server."""
-    if not _AZURITE.exists():  # pragma: no cover
+    if not _AZURITE.exists():
         pytest.skip("Azurite is not installed: `make setup-dev` does so where there is npm")
     command = [_AZURITE, "--blobPort", "0", "--inMemoryPersistence", "--skipApiVersionCheck"]
     with subprocess.Popen(
@@ -124,7 +124,7 @@ def az_host() -> Iterator[str]:
 
 
 @pytest.fixture
-def az_uri(az_host: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def az_uri(az_host: str, monkeypatch: pytest.MonkeyPatch) -> str:  # pragma: no cover - as above
     """A new folder in Azure Blob Storage, reached through the environment."""
     text = f"AccountName={_AZURE_ACCOUNT};AccountKey={_AZURE_KEY}"
     endpoint = f"BlobEndpoint=http://{az_host}/{_AZURE_ACCOUNT};"

@@ -62,7 +62,7 @@ def of_the_driver(word: str) -> Callable[[psutil.Popen], list[psutil.Process]]:
             try:
                 if word in " ".join(child.cmdline()):
                     found.append(child)
-            except psutil.NoSuchProcess:
+            except psutil.NoSuchProcess:  # pragma: no cover - it ended meanwhile
                 continue
         return found
 
@@ -99,7 +99,7 @@ def run_and_kill(
             left += driver.children(recursive=True)
             random.choice(VICTIMS[victim](driver)).kill()
             killed.append(victim)
-        except (EndedError, IndexError, psutil.NoSuchProcess):
+        except (EndedError, IndexError, psutil.NoSuchProcess):  # pragma: no cover
             break  # it has ended, or is starting such a process
     driver.wait(timeout=240)
     assert "Traceback" not in errors.read_text()
@@ -114,7 +114,7 @@ def wait_until(condition: Callable[[], bool], process: psutil.Popen) -> None:
     """Returns when the condition holds; raises `EndedError` when the process ends before that."""
     while not condition():
         if process.poll() is not None:
-            raise EndedError
+            raise EndedError  # pragma: no cover - the job was faster
         psutil.wait_procs([process], timeout=0.02)
 
 
