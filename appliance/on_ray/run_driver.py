@@ -88,17 +88,17 @@ def follow(
             if asked_s is not None and now_s > asked_s + stop_timeout_s:
                 raise TrainingStopped("Training was stopped while its workers stood still", step=0)
             if not began and start_timeout_s is not None:
-                if now_s > started_s + start_timeout_s:
-                    raise ServiceError(
-                        "The cluster has no room for the workers",
-                        got=f"no step in {start_timeout_s:.0f} s",
-                        hint="Ask for fewer --workers, or see by `ray status` what the cluster has",
-                    )
                 if now_s > told_s + _REMINDER_S:
                     told_s = now_s
                     waited_s = now_s - started_s
                     logger.info(
                         "no room yet: waited %.0f of %.0f s for it", waited_s, start_timeout_s
+                    )
+                if now_s > started_s + start_timeout_s:
+                    raise ServiceError(
+                        "The cluster has no room for the workers",
+                        got=f"no step in {start_timeout_s:.0f} s",
+                        hint="Ask for fewer --workers, or see by `ray status` what the cluster has",
                     )
         for line in _lines(control):
             on_line(line)
