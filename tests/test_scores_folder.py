@@ -194,6 +194,13 @@ def test_overwriting_replaces_and_appending_adds(tmp_path):
     assert len(read_manifest(tmp_path).runs) == 2
 
 
+def test_other_forms_of_earlier_scores_do_not_outlive_them(tmp_path):
+    write_job(tmp_path, ["old.jpg"])
+    (tmp_path / "_detections.csv").write_text("of old.jpg alone")
+    write_job(tmp_path, ["new.jpg"], mode="append", before=read_manifest(tmp_path))
+    assert not (tmp_path / "_detections.csv").exists()
+
+
 def test_what_a_late_worker_writes_is_not_published(tmp_path):
     job = begin(tmp_path, ["a.jpg"])
     late = begin(tmp_path / "elsewhere", ["late.jpg"]).part_name(7)

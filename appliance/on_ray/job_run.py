@@ -157,12 +157,12 @@ def check_error_rate(
     parts: Iterable[PartCounts], images: int, max_error_rate: float, job: UnfinishedJob
 ) -> None:
     """Gives up as soon as it is certain that too many pictures cannot be read."""
-    kinds: Counter[str] = Counter()
-    examples: list[str] = []
-    for part in parts:
-        kinds.update(part.errors_by_kind)
-        examples += [text for texts in part.error_examples.values() for text in texts]
-    if kinds.total() > max_error_rate * images:
+    parts = list(parts)
+    if sum(part.errors_by_kind.total() for part in parts) > max_error_rate * images:
+        kinds = sum((part.errors_by_kind for part in parts), Counter[str]())
+        examples = [
+            text for part in parts for texts in part.error_examples.values() for text in texts
+        ]
         job.discard()  # rows of errors must not outlive what made them
         raise ServiceError(
             "Too many pictures cannot be read",

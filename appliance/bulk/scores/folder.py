@@ -316,6 +316,9 @@ class UnfinishedJob:
             self._copy_parts(manifest.runs[-1])
         else:
             self._rename_parts()
+        for name in EXPORT_NAMES.values():
+            # Of what lay there before; the command writes anew those that it was asked for.
+            folders.remove_file(storage.join(self._output_uri, name))
         storage.write_bytes(storage.join(self._output_uri, SUMMARY), to_bytes(document["summary"]))
         storage.write_bytes(storage.join(self._output_uri, MANIFEST), to_bytes(manifest.to_json()))
         if self.plan.mode == "overwrite" and storage.is_remote(self._output_uri):
