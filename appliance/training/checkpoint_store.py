@@ -16,7 +16,7 @@ import re
 
 from appliance import storage
 from appliance.errors import ModelFileError, StorageError, TrainingError
-from appliance.storage.failures import explained
+from appliance.storage import folders
 from appliance.training import checkpoint as checkpoints
 from appliance.training.checkpoint import Checkpoint
 
@@ -137,11 +137,6 @@ class CheckpointStore:
     def _remove(self, address: str) -> None:
         """Removes an old checkpoint; that it cannot be removed is no reason to stop."""
         try:
-            with explained("Cannot remove the old checkpoint", address):
-                if storage.is_remote(address):
-                    filesystem, path = storage.open_store(address)
-                    filesystem.delete_file(path)
-                else:
-                    storage.local_path(address).unlink(missing_ok=True)
+            folders.remove_file(address)
         except StorageError as error:
             logger.warning("%s", error.message)

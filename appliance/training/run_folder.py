@@ -15,7 +15,7 @@ from typing import Any
 
 from appliance import storage
 from appliance.errors import ConfigError
-from appliance.storage.failures import explained
+from appliance.storage import folders
 from appliance.training.checkpoint_store import CheckpointStore
 from appliance.training.monitor import METRICS_FILE, VALIDATION_FILE, read_metrics
 from appliance.training.plan import TrainingPlan
@@ -125,12 +125,7 @@ class RunFolder:
         return storage.join(self.uri, *names)
 
     def _holds(self, name: str) -> bool:
-        uri = self._file(name)
-        if not self.is_remote:
-            return storage.local_path(uri).exists()
-        with explained("Cannot look into the folder of the run", uri):
-            filesystem, path = storage.open_store(uri)
-            return bool(filesystem.get_file_info(path).is_file)
+        return folders.exists(self._file(name))
 
 
 def check_free(folder: RunFolder, *, resume: bool) -> None:
