@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.errors import ApplianceError, ConfigError, ImageError
+from appliance.errors import ApplianceError, ImageError
 from appliance.images.decoding import DecodedImage, ImageLimits, decode_image
 from appliance.images.gpu_jpeg import GpuJpegDecoder
 from appliance.model.predictor import Predictor
@@ -81,15 +81,8 @@ class ImageScorer:
             ConfigError: `gpu_jpeg` without a GPU or without the extra of that name; or as for `Predictor`.
         """
         predictor = Predictor.load(model_uri, **predictor_options)
-        if not gpu_jpeg:
-            return cls(predictor, limits, tiling=tiling)
-        if predictor.device.type != "cuda":
-            raise ConfigError(
-                "JPEGs can be decoded on the GPU only where it detects, too",
-                got=f"device {predictor.device}",
-                hint="Leave gpu_jpeg out, or choose a GPU",
-            )
-        return cls(predictor, limits, GpuJpegDecoder(predictor.device), tiling)
+        decoder = GpuJpegDecoder.beside(predictor.device) if gpu_jpeg else None
+        return cls(predictor, limits, decoder, tiling)
 
     @property
     def min_shorter_side_px(self) -> int:

@@ -18,6 +18,7 @@ from appliance.errors import ConfigError, ImageError
 from appliance.images.decoding import DecodedImage, decode_image
 from appliance.images.gpu_jpeg import GpuJpegDecoder, averaged
 from appliance.model.predictor import Predictor
+from appliance.on_ray import cluster
 from appliance.scoring import ImageScorer
 
 pytest.importorskip("torchcodec", reason="needs the extra gpu-jpeg")
@@ -135,6 +136,25 @@ def test_what_is_detected_stays_the_same(decoder, tiny_model_path, tiny_scenes) 
 def test_without_a_gpu_it_is_refused(tiny_model_path) -> None:
     with pytest.raises(ConfigError, match="only where it detects, too .got device cpu"):
         ImageScorer.load(str(tiny_model_path), device="cpu", gpu_jpeg=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("options", [(), ("--gpus-per-worker", 0)], ids=["default", "no gpus"])
+def test_a_batch_job_is_refused_before_a_cluster_starts(
+    run_appliance, tiny_model_path, tmp_path, monkeypatch, capsys, options
+) -> None:
+    # As when this process had joined none.
+    monkeypatch.setattr(cluster, "joins_a_cluster", lambda address: False)
+    monkeypatch.setattr(cluster, "connect", lambda address: pytest.fail("a cluster is wanted"))
+    (tmp_path / "a.jpg").write_bytes(jpeg(RGB))
+    out = tmp_path / "scores"
+    command = ("score", tiny_model_path, tmp_path / "a.jpg", out, "--gpu-jpeg", *options)
+    assert run_appliance(*command) == 1
+    assert capsys.readouterr().err == (
+        "error: JPEGs can be decoded on the GPU only where it detects, too (got device cpu). "
+        "Leave gpu_jpeg out, or choose a GPU.\n"
+    )
+    assert not out.exists()
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch) -> None:

@@ -44,6 +44,21 @@ class GpuJpegDecoder:
         self.device = device
         self._decode: Callable[..., Any] = decode_jpeg
 
+    @classmethod
+    def beside(cls, device: torch.device) -> GpuJpegDecoder:
+        """The decoder for a network that computes on that device.
+
+        Raises:
+            ConfigError: It is no GPU; or as for `GpuJpegDecoder`.
+        """
+        if device.type != "cuda":
+            raise ConfigError(
+                "JPEGs can be decoded on the GPU only where it detects, too",
+                got=f"device {device}",
+                hint="Leave gpu_jpeg out, or choose a GPU",
+            )
+        return cls(device)
+
     def __call__(self, data: bytes, image: Image.Image) -> torch.Tensor | None:
         """Decodes a whole picture as it is stored, not turned.
 

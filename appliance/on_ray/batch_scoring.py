@@ -30,6 +30,8 @@ from appliance.bulk.scores.folder import ScoresFolder, UnfinishedJob
 from appliance.bulk.scores.manifest import open_dataset, read_manifest
 from appliance.bulk.scores.ownership import owned
 from appliance.bulk.summary import BatchSummary, summarize
+from appliance.images.gpu_jpeg import GpuJpegDecoder
+from appliance.model.device import resolve_device
 from appliance.on_ray import cluster
 from appliance.on_ray.job_run import Scored, pool_for, run_job
 from appliance.on_ray.part_pool import WorkerPool
@@ -117,6 +119,8 @@ def _score(
     address: str | None,
 ) -> BatchSummary:
     started = time.perf_counter()
+    if config.gpu_jpeg:
+        _check_gpu_jpeg(config, address)
     folder = ScoresFolder(storage.absolute(output_uri))
     if config.annotated_uri is not None:
         check_apart(folder.uri, config.annotated_uri)
@@ -141,6 +145,13 @@ def _score(
             return summary
     finally:
         folder.remove_if_empty()
+
+
+def _check_gpu_jpeg(config: BatchScoringConfig, address: str | None) -> None:
+    """Refuses now what workers would refuse; of a cluster that is joined only they know."""
+    has_gpus = config.gpus_per_worker != 0
+    if not has_gpus or not cluster.joins_a_cluster(address):
+        GpuJpegDecoder.beside(resolve_device("auto" if has_gpus else "cpu"))
 
 
 def _begin(
