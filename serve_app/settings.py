@@ -92,6 +92,13 @@ class ServiceSettings(BaseModel):
                 raise ValueError("min_replicas exceeds max_replicas")
         return self
 
+    @model_validator(mode="after")
+    def _check_gpu_jpeg(self) -> ServiceSettings:
+        # A replica sees only the GPUs that are reserved for it.
+        if self.gpu_jpeg and (self.num_gpus == 0 or self.device == "cpu"):
+            raise ValueError("gpu_jpeg needs num_gpus above 0, and a device other than cpu")
+        return self
+
     @property
     def model_threads(self) -> int:
         """Threads of the model: given, or the CPUs of a replica rounded up."""

@@ -29,6 +29,8 @@ CONFIG_YAML = Path(__file__).resolve().parents[1] / "serve_app" / "config.yaml"
         ({"model": "m", "min_replicas": 3, "max_replicas": 2}, "exceeds"),
         ({"model": "m", "min_replicas": 1, "max_replicas": 2, "num_replicas": 1}, "either"),
         ({"model": "m", "keys": "a,,b"}, "a key is empty"),
+        ({"model": "m", "gpu_jpeg": True}, "gpu_jpeg needs num_gpus above 0"),
+        ({"model": "m", "gpu_jpeg": True, "num_gpus": 1, "device": "cpu"}, "other than cpu"),
     ],
 )
 def test_wrong_settings_are_refused(values, message):
