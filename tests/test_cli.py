@@ -193,7 +193,7 @@ def test_jobs_are_the_commands_of_the_same_name() -> None:
     ("stops", "exit_code"),
     [
         pytest.param([signal.SIGINT], 130, id="ctrl-c"),
-        # Twice, as from who is impatient. To the process alone: Ray's own do not outlive it.
+        # Twice, as from who is impatient.
         pytest.param([signal.SIGTERM] * 2, 143, id="sigterm", marks=pytest.mark.slow),
         # Without an end: also while it ends, and while it clears away.
         pytest.param(None, 130, id="ctrl-c again and again"),
@@ -209,8 +209,7 @@ def test_a_training_that_is_stopped_leaves_nothing_running(
         folders = session_folders(children)
         assert len(folders) == 1
         for stop in stops or ():
-            tell = os.killpg if stop == signal.SIGINT else os.kill
-            tell(process.pid, stop)
+            os.killpg(process.pid, stop)
         while stops is None and process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
             psutil.wait_procs([process], timeout=0.02)

@@ -114,9 +114,13 @@ with local_cluster(num_cpus=1):
     shutil.rmtree(inside["folder"])
 
 
-def test_ctrl_c_stops_the_cluster():
+def test_sigterm_to_everybody_is_the_commands_own_affair_and_ctrl_c_stops_the_cluster():
     script = """
+import signal
+import ray
 with local_cluster(num_cpus=1):
+    work = ray.remote(lambda: 42)
+    signal.signal(signal.SIGTERM, lambda *_: report(answer=ray.get(work.remote())))
     report(pids=children(), folder=folder())
     sys.stdin.read()
 """
@@ -130,6 +134,9 @@ with local_cluster(num_cpus=1):
         start_new_session=True,
     ) as process:
         inside = json.loads(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGTERM)  # as `timeout` does
+        assert json.loads(process.stdout.readline()) == {"answer": 42}
+        assert all(map(psutil.pid_exists, inside["pids"]))
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to everybody in the foreground
         _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors.splitlines()

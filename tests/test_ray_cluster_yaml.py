@@ -72,12 +72,13 @@ def test_image_and_pins_are_of_one_ray_version(cluster):
     assert cluster["docker"]["image"].startswith(f"rayproject/ray:{version}-py311")
 
 
-def test_every_start_command_sets_serve_before_ray_start(cluster):
+def test_every_start_command_makes_its_settings_before_ray_start(cluster):
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
         start = commands[-1]
         settings, _, arguments = start.partition("ray start")
         assert "RAY_SERVE_ENABLE_HA_PROXY=1" in settings
         assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in settings
+        assert "RAY_worker_niceness=0" in settings  # as Ray spells it, and as local clusters have it
         assert "unset OMP_NUM_THREADS" in settings
         assert "ulimit -n 65536" in settings
         assert "--disable-usage-stats" in arguments

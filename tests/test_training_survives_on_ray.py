@@ -56,9 +56,9 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
     # Later than the killed one came, or its records would be taken for those of the next.
     stopped = random.randrange(max(steps_recorded(run_dir)) + 1, STEPS - 2)
     print("killed after step", killed, "and told to stop after step", stopped)
-    with running(command, **temporary, **ONE_THREAD) as process:
+    with running(command, start_new_session=True, **temporary, **ONE_THREAD) as process:
         wait_until(lambda: stopped in steps_recorded(run_dir), process)
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # to all of its group, as `timeout` does
         process.send_signal(signal.SIGTERM)  # who is impatient does not spoil it
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == 143

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -87,6 +88,25 @@ def native_output_to(path: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(before, 2)
         os.close(before)
+
+
+@contextmanager
+def daemons_apart() -> Iterator[None]:
+    """Gives Ray's daemons that start in the block a session of their own, out of reach of what signals ours.
+
+    `timeout`, a terminal or `kill -- -GROUP` signal a whole process group. SIGTERM would end Ray's daemons, and with
+    them the workers that are to save before this process ends. They still die with this process, however it dies:
+    the kernel sees to that by itself (Ray sets `PR_SET_PDEATHSIG`).
+    """
+    from ray._private import services
+
+    # The one place where Ray 2.60 starts a process; it takes no wish for a session.
+    start = services.ConsolePopen
+    services.ConsolePopen = partial(start, start_new_session=True)  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start  # type: ignore[misc]
 
 
 @contextmanager
