@@ -18,7 +18,7 @@ from appliance.errors import ConfigError, ImageError
 from appliance.images.decoding import DecodedImage, decode_image
 from appliance.images.gpu_jpeg import GpuJpegDecoder, averaged
 from appliance.model.predictor import Predictor
-from appliance.on_ray import cluster
+from appliance.on_ray import cluster, serving
 from appliance.scoring import ImageScorer
 
 pytest.importorskip("torchcodec", reason="needs the extra gpu-jpeg")
@@ -155,6 +155,14 @@ def test_a_batch_job_is_refused_before_a_cluster_starts(
         "Leave gpu_jpeg out, or choose a GPU.\n"
     )
     assert not out.exists()
+
+
+def test_a_service_is_refused_before_a_cluster_starts(tiny_model_path, monkeypatch) -> None:
+    monkeypatch.setattr(serving, "connect", lambda *_, **__: pytest.fail("a cluster is wanted"))
+    settings = {"model": str(tiny_model_path), "gpu_jpeg": True}
+    with pytest.raises(ConfigError, match="gpu_jpeg needs num_gpus above 0") as caught:
+        serving.serve_in_foreground(settings, host="127.0.0.1", port=0, address=None)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch) -> None:

@@ -39,10 +39,8 @@ def start_service(
         ConfigError: A setting is wrong.
         ServiceError: The port is in use, or the service does not come up.
     """
-    settings_class = importlib.import_module("serve_app.settings").ServiceSettings
-    parsed = parse_settings(settings_class, settings, source="service settings")
     service: RunningService = importlib.import_module("serve_app.start").start_service(
-        parsed, host=host, port=port, **options
+        _parsed(settings), host=host, port=port, **options
     )
     return service
 
@@ -64,8 +62,15 @@ def serve_in_foreground(
     from appliance.model import model_file
 
     # One clear sentence now, not a failed replica or a cluster started for nothing.
+    _parsed(settings)
     model_file.load(str(settings["model"]))
     if not joins_a_cluster(address):
         importlib.import_module("serve_app.start").free_port(host, port)
     connect(address, environment=service_environment())
     start_service(settings, host=host, port=port, blocking=True)
+
+
+def _parsed(settings: Mapping[str, Any]) -> Any:
+    """The settings as the service wants them, or a `ConfigError`."""
+    settings_class = importlib.import_module("serve_app.settings").ServiceSettings
+    return parse_settings(settings_class, settings, source="service settings")
