@@ -21,9 +21,9 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from appliance import storage
 from appliance.errors import ModelFileError, ServiceError
 from appliance.model import model_file
-from serve_app.admission import RETRY_AFTER_S
-from serve_app.engine import ScoringEngine
-from serve_app.http_api import create_api
+from serve_app.http.api import create_api
+from serve_app.scoring.models import ModelPool
+from serve_app.security.admission import RETRY_AFTER_S
 from serve_app.settings import ServiceSettings
 
 _SPARE_REQUESTS = 64
@@ -36,15 +36,15 @@ class DetectionService:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._engine = ScoringEngine.load(settings)
+        self._pool = ModelPool.load(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor; its routes are this replica's."""
-        return create_api(self._engine, self._settings)
+        return create_api(self._pool, self._settings)
 
     def check_health(self) -> None:
         """Called by Serve from time to time; raising has the replica replaced."""
-        if not self._engine.ready:
+        if not self._pool.ready:
             raise ServiceError("The model thread does not answer")
 
 

@@ -1,17 +1,8 @@
-"""Every failing answer as one JSON shape: `{"error": {"code", "message", "hint"}}` and a status.
-
-`code` is a stable word for programs, `message` a sentence for people, `hint` the next step, and
-`index` says which picture of a list is meant, where that applies.
-"""
+"""What is wrong with a request: a status, a stable word for programs, a sentence and the next step."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from appliance.errors import ApplianceError, ImageError, InputError, LabelError, ServiceError
 
@@ -51,6 +42,11 @@ class RequestError(InputError):
         self.index = index
         self.headers = dict(headers or {})
 
+    @property
+    def kind(self) -> str:
+        """The word to count it by in a record."""
+        return self.code
+
 
 def request_error(error: ApplianceError, *, index: int | None = None) -> RequestError:
     """Gives an error of the library its status and code."""
@@ -68,50 +64,3 @@ def request_error(error: ApplianceError, *, index: int | None = None) -> Request
         status, code = 400, "invalid_request"
     hint = error.hint or _HINTS.get(code, "See /docs for what a request may hold")
     return RequestError(status, code, error.message, hint=hint, index=index, headers=headers)
-
-
-def error_response(error: RequestError) -> Response:
-    """The answer that tells of `error`."""
-    body: dict[str, object] = {"code": error.code, "message": error.message, "hint": error.hint}
-    if error.index is not None:
-        body["index"] = error.index
-    # ASCII only: a message may quote text of the client that UTF-8 cannot express.
-    content = json.dumps({"error": body}).encode("ascii")
-    return Response(content, error.status, error.headers, media_type="application/json")
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Makes every failing route of `app` answer in the one shape."""
-
-    @app.exception_handler(ApplianceError)
-    async def on_appliance_error(_: Request, error: ApplianceError) -> Response:
-        return error_response(request_error(error))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> Response:
-        messages = {
-            404: ("not_found", f"There is nothing at {request.url.path}"),
-            405: ("method_not_allowed", f"{request.method} is not possible here"),
-        }
-        code, message = messages.get(error.status_code, ("http_error", str(error.detail)))
-        hint = f"{request.scope.get('root_path', '')}/docs shows what there is"
-        return error_response(
-            RequestError(error.status_code, code, message, hint=hint, headers=error.headers)
-        )
-
-    @app.exception_handler(RequestValidationError)
-    async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        message = f"{where}: {first['msg']}"
-        return error_response(
-            RequestError(422, "invalid_parameter", message, hint="See /docs for what it may be")
-        )
-
-    @app.exception_handler(Exception)
-    async def on_unexpected_error(_: Request, __: Exception) -> Response:
-        # Whoever runs the application logs the traceback; the client learns nothing of our insides.
-        message = "The service failed on this request"
-        return error_response(
-            RequestError(500, "internal", message, hint="The reason is in the log of the service")
-        )

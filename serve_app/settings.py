@@ -22,6 +22,12 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = Field(min_length=1, description="Path or URI of the model file.")
+    models: dict[str, str] = Field(
+        {}, description="Further models by name; as text: name=path,name=path."
+    )
+    max_loaded_models: int = Field(
+        2, ge=1, description="Most of the further models that a replica holds in memory."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     gpu_jpeg: bool = Field(
         False, description="Decode JPEGs on the GPU; needs the extra of that name."
@@ -61,6 +67,43 @@ class ServiceSettings(BaseModel):
     )
     request_timeout_s: float = Field(30, gt=0, description="Longest time for one request.")
 
+    max_streams: int = Field(
+        8, ge=1, description="Streams that a replica keeps open at once; beyond, 503."
+    )
+    stream_idle_timeout_s: float = Field(
+        60, gt=0, description="A stream that sends nothing for so long is ended."
+    )
+
+    stuck_after_s: float | None = Field(
+        None,
+        gt=0,
+        description="A batch that takes longer hangs: the replica is not ready and Serve replaces it; "
+        "None takes request_timeout_s, after which nobody waits for it.",
+    )
+    health_probe_after_s: float = Field(
+        30,
+        ge=0,
+        description="A replica that has answered nothing for so long is asked about a built-in picture "
+        "when its health is looked at; 0: only after a failure.",
+    )
+
+    access_log: str = Field(
+        "-", description="Where a JSON line a request goes: a file, - for standard error, or nothing."
+    )
+    open_metrics: bool = Field(
+        False, description="Whether GET /metrics needs no key where scoring needs one."
+    )
+    metrics_dir: str | None = Field(
+        None,
+        description="Folder where the replicas of a machine share their counts; None takes one in "
+        "/dev/shm under Serve, and none elsewhere.",
+    )
+    proxies_in_front: int = Field(
+        0,
+        ge=0,
+        description="How many trusted proxies add to X-Forwarded-For, for the addresses of the access log.",
+    )
+
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, width x height.")
     max_images_per_request: int = Field(16, ge=1, description="Longest list for POST /score.")
@@ -68,6 +111,16 @@ class ServiceSettings(BaseModel):
     keys: tuple[SecretStr, ...] = Field(
         (), description="Bearer keys, any of which opens scoring; none leaves it open."
     )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_models(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",")]
+        if not all(name and path for name, _, path in pairs):
+            raise ValueError("expected name=path, several separated by commas")
+        return {name.strip(): path.strip() for name, _, path in pairs}
 
     @field_validator("keys", mode="before")
     @classmethod

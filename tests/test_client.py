@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import socket
-import threading
 from dataclasses import replace
 
 import pytest
-import uvicorn
 from factories import jpeg_bytes
+from serving import plain_service
 
 from appliance.client import Client
 from appliance.errors import ServiceError
 from appliance.records import records_agree
 from appliance.scoring import ImageScorer
-from serve_app.engine import ScoringEngine
-from serve_app.http_api import create_api
-from serve_app.settings import ServiceSettings
 
 
 @pytest.fixture(scope="module")
 def service_url(tiny_model_path):
     """The address of the service, answering on a free port of the loopback."""
-    settings = ServiceSettings(model=str(tiny_model_path))
-    api = create_api(ScoringEngine.load(settings), settings)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # from here on connections wait for the server instead of being refused
-        server = uvicorn.Server(uvicorn.Config(api, log_level="warning", lifespan="on"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    with plain_service(tiny_model_path) as url:
+        yield url
 
 
 def test_an_answer_is_the_record_of_scoring_here(service_url, tiny_model_path) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from appliance.errors import ServiceError
-from serve_app.batching import Batcher
+from serve_app.scoring.batching import Batcher
 
 FOREVER_S = 60.0
 

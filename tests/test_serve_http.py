@@ -19,56 +19,40 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-import aiohttp
 import numpy as np
 import pytest
-import uvicorn
 from factories import encoded, jpeg_bytes, picture
 from PIL import Image
+from serving import (
+    JPEG_TYPE,
+    JSON_TYPE,
+    api_of,
+    ask,
+    plain_service,
+    request,
+    serving,
+    settings_for,
+)
 
 from appliance.detections import Detections
 from appliance.errors import ModelFileError, ServiceError
 from appliance.records import Record
 from appliance.scoring import ImageScorer
-from serve_app.engine import ScoringEngine
-from serve_app.http_api import create_api
-from serve_app.schemas import RecordAnswer
-from serve_app.settings import ServiceSettings
+from serve_app.http.schemas import DetectOptions, RecordAnswer
+from serve_app.scoring.engine import ScoringEngine
 from serve_app.start import free_port, start_service, stop_service
 
 JPEG = jpeg_bytes((128, 96), seed=1)
-JPEG_TYPE = {"Content-Type": "image/jpeg"}
-JSON_TYPE = {"Content-Type": "application/json"}
-MAX_BODY_BYTES = 200_000
 WAIT_S = 60.0
-
-
-def settings_for(model_path, **values):
-    limits = {"max_body_bytes": MAX_BODY_BYTES, "max_pixels": 1_000_000}
-    values = {"max_batch_size": 4, "max_images_per_request": 3, "num_cpus": 0.5, **limits, **values}
-    return ServiceSettings(model=str(model_path), **values)
-
-
-@contextlib.contextmanager
-def serving(api):
-    """Serves an ASGI application with uvicorn on a free port; gives its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(api, log_level="critical", ws="none"))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
-
-
-@contextlib.contextmanager
-def plain_service(model_path, **values):
-    settings = settings_for(model_path, **values)
-    with serving(create_api(ScoringEngine.load(settings), settings)) as url:
-        yield url
+PATHS = {
+    "/v1/detect",
+    "/v1/detect/stream",
+    "/score",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/healthz",
+    "/readyz",
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +76,6 @@ def url(request):
 @pytest.fixture(scope="module")
 def scorer(tiny_model_path):
     return ImageScorer.load(str(tiny_model_path), device="cpu")
-
-
-async def request(url, method="POST", data=None, headers=None):
-    async with (
-        aiohttp.ClientSession() as session,
-        session.request(method, url, data=data, headers=headers) as response,
-    ):
-        return response.status, response.headers, await response.read()
-
-
-def ask(url, method="POST", data=None, headers=None):
-    """Status, headers and parsed JSON of one answer."""
-    status, answer_headers, body = asyncio.run(request(url, method, data, headers))
-    return status, answer_headers, json.loads(body)
 
 
 def detect(url, data=JPEG, headers=JPEG_TYPE, query=""):
@@ -313,12 +283,13 @@ def test_status_and_models(url, scorer):
 def test_openapi_describes_every_body_with_an_example_that_works(url):
     status, _, api = ask(f"{url}/openapi.json", "GET")
     assert status == 200
-    assert set(api["paths"]) == {"/v1/detect", "/score", "/v1/models", "/healthz", "/readyz"}
+    assert PATHS <= set(api["paths"])
     detect_route = api["paths"]["/v1/detect"]["post"]
     bodies = detect_route["requestBody"]["content"]
     assert {"image/jpeg", "image/png", "application/octet-stream", "application/json"} < set(bodies)
     names = {parameter["name"] for parameter in detect_route["parameters"]}
-    assert names == {"score_threshold", "max_detections", "labels", "name", "X-Image-Name"}
+    options = set(DetectOptions.model_fields)
+    assert names == options | {"X-Image-Name", "X-Request-Timeout-Ms"}
     assert {"400", "401", "408", "413", "415", "422", "503", "504"} < set(detect_route["responses"])
     for path in ("/v1/detect", "/score"):
         body = api["paths"][path]["post"]["requestBody"]["content"]["application/json"]
@@ -371,7 +342,7 @@ def held_service(scorer, **values):
     settings = settings_for("unused", **values)
     held = HeldScorer(scorer)
     engine = ScoringEngine(held, ThreadPoolExecutor(1), settings)
-    with serving(create_api(engine, settings)) as url:
+    with serving(api_of(engine, settings)) as url:
         try:
             yield url, held
         finally:
@@ -428,7 +399,7 @@ def test_a_closed_engine_is_not_ready(scorer):
     settings = settings_for("unused")
     engine = ScoringEngine(scorer, ThreadPoolExecutor(1), settings)
     asyncio.run(engine.close())
-    with serving(create_api(engine, settings)) as url:
+    with serving(api_of(engine, settings)) as url:
         status, headers, answer = ask(f"{url}/readyz", "GET")
         assert (status, answer["error"]["code"]) == (503, "not_ready")
         assert headers["Retry-After"] == "1"
@@ -450,7 +421,7 @@ def test_a_failure_of_ours_tells_nothing_of_our_insides(scorer, path, data, head
     settings = settings_for("unused")
     failing = FailingScorer(scorer.predictor)
     engine = ScoringEngine(failing, ThreadPoolExecutor(1), settings)
-    with serving(create_api(engine, settings)) as url:
+    with serving(api_of(engine, settings)) as url:
         status, _, answer = ask(f"{url}{path}", data=data, headers=headers)
         assert (status, answer["error"]["code"]) == (500, "internal")
         assert "secret" not in json.dumps(answer)

@@ -18,10 +18,16 @@ from appliance.errors import (
 )
 from appliance.labels import LabelMap
 from appliance.records import Record
-from serve_app.admission import Gate, KeyRing
-from serve_app.answers import contract_text, select
-from serve_app.errors import RequestError, error_response, request_error
-from serve_app.requests import decode_image_text, parse_contract_body, parse_detect_body
+from serve_app.errors import RequestError, request_error
+from serve_app.http.answers import contract_text, select
+from serve_app.http.error_answers import error_response
+from serve_app.http.options import merged
+from serve_app.http.picture_texts import decode_image_text
+from serve_app.http.pictures import read_pictures
+from serve_app.http.schemas import DetectOptions
+from serve_app.http.score import parse_contract_body
+from serve_app.security.admission import Gate
+from serve_app.security.keys import KeyRing
 
 PICTURE = jpeg_bytes(seed=3)
 # All byte values, so that + and /, and with an odd length padding, occur in the text.
@@ -90,9 +96,16 @@ def test_empty_text_is_an_empty_picture():
     assert decode_image_text("b''", "image") == b""
 
 
+def read_json(body):
+    return read_pictures(
+        body, media_type="application/json", content_type="", name="upload", max_images=3
+    )
+
+
 def test_the_detect_body_gives_the_picture():
     body = json.dumps({"image": base64.b64encode(PICTURE).decode()}).encode()
-    assert parse_detect_body(body) == PICTURE
+    (sent,) = read_json(body).pictures
+    assert sent.content == PICTURE
 
 
 @pytest.mark.parametrize(
@@ -107,15 +120,35 @@ def test_the_detect_body_gives_the_picture():
         (b"1.5", 422, "got a number"),
         (b"true", 422, "got a truth value"),
         (b'"x"', 422, "got a text"),
-        (b"{}", 422, "image: Field required"),
-        (b'{"image": 5}', 422, "image: Input should be a valid string"),
-        (b'{"image": "", "imgae": ""}', 422, "imgae: Extra inputs"),
+        (b"{}", 422, "either image, or images"),
+        (b'{"image": "", "images": []}', 422, "either image, or images"),
+        (b'{"image": 5}', 422, "image must be base64 or .*, got a number"),
+        (b'{"image": {"url": 5}}', 422, "image must be base64 or .*, got an object"),
+        (b'{"image": {"image": "", "nmae": ""}}', 422, "image: expected the fields image and name"),
+        (b'{"images": []}', 422, "images must be a list with pictures"),
+        (b'{"images": ["", "", "", ""]}', 413, "4 pictures"),
     ],
 )
 def test_a_wrong_detect_body_is_refused(body, status, message):
     with pytest.raises(RequestError, match=message) as caught:
-        parse_detect_body(body)
+        read_json(body)
     assert caught.value.status == status
+
+
+def test_options_stand_in_the_query_or_in_the_body():
+    query = DetectOptions(score_threshold=0.5)
+    assert merged(query, {}) == query
+    assert merged(query, {"labels": "a, b"}) == DetectOptions(
+        score_threshold=0.5, labels=["a", "b"]
+    )
+    for body, message in (
+        ({"imgae": ""}, "imgae: Extra inputs"),
+        ({"score_threshold": 0.6}, "score_threshold: given in the query and in the body"),
+        ({"resize": "10x10"}, "from 16x16 to 4096x4096"),
+        ({"labels": 5}, "labels: Input should be a valid list"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            merged(query, body)
 
 
 def test_the_contract_body_gives_pictures_and_parameters():
@@ -201,9 +234,12 @@ def test_the_gate_lets_some_work_and_some_wait():
         inside = []
 
         async def visit(number):
-            async with gate.place():
+            await gate.enter()
+            try:
                 inside.append(number)
                 await release.wait()
+            finally:
+                gate.leave()
 
         tasks = [asyncio.create_task(visit(number)) for number in range(3)]
         while len(inside) < 2:
@@ -222,19 +258,19 @@ def test_the_gate_lets_some_work_and_some_wait():
 
 
 def test_an_empty_key_ring_is_open():
-    KeyRing([]).check(None)
+    assert KeyRing([]).identify(None) is None
 
 
 def test_any_key_of_the_ring_opens():
     ring = KeyRing(["first", "schl\u00fcssel"])
-    ring.check("Bearer first")
-    ring.check("bearer  schl\u00fcssel ")
+    assert ring.identify("Bearer first") == "key-1"
+    assert ring.identify("bearer  schl\u00fcssel ") == "key-2"
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer firs", "Basic first", "first"])
 def test_other_keys_do_not_open(header):
     with pytest.raises(RequestError) as caught:
-        KeyRing(["first"]).check(header)
+        KeyRing(["first"]).identify(header)
     assert caught.value.status == 401
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
     assert "first" not in str(caught.value)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from appliance.errors import ServiceError
+from serve_app.scoring.timings import Timings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,6 +31,7 @@ class _Entry(Generic[Item, Result]):
     item: Item
     answer: asyncio.Future[Result]
     since_s: float
+    timings: Timings | None
 
 
 class Batcher(Generic[Item, Result]):
@@ -75,8 +77,12 @@ class Batcher(Generic[Item, Result]):
         """Whether items given now would be worked on."""
         return not self._closing and (self._worker is None or not self._worker.done())
 
-    async def submit(self, item: Item) -> Result:
+    async def submit(self, item: Item, timings: Timings | None = None) -> Result:
         """Waits for the result of `item`; cancelling the caller takes it out of the queue.
+
+        Args:
+            item: What to work on.
+            timings: Where to note how long it waited, and how long its batch took.
 
         Raises:
             ServiceError: The batcher has been closed.
@@ -87,7 +93,7 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = loop.create_task(self._work(), name="batcher")
-        entry = _Entry[Item, Result](item, loop.create_future(), loop.time())
+        entry = _Entry[Item, Result](item, loop.create_future(), loop.time(), timings)
         self._queue.append(entry)
         self._changed.set()
         try:
@@ -133,6 +139,7 @@ class Batcher(Generic[Item, Result]):
     async def _run(self, batch: list[_Entry[Item, Result]]) -> None:
         items = [entry.item for entry in batch]
         loop = asyncio.get_running_loop()
+        start_s = loop.time()
         try:
             results = await loop.run_in_executor(self._executor, self._processed, items)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller
@@ -143,7 +150,11 @@ class Batcher(Generic[Item, Result]):
             for entry in batch:
                 await self._run([entry])
             return
+        took_s = loop.time() - start_s
         for entry, result in zip(batch, results, strict=True):
+            if entry.timings is not None:
+                entry.timings.add("batch_wait", start_s - entry.since_s)
+                entry.timings.add("model", took_s)
             if not entry.answer.done():  # done means that its caller was cancelled meanwhile
                 entry.answer.set_result(result)
 

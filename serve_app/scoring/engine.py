@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
+from torchvision.transforms.v2.functional import resize
 
 from appliance.errors import ServiceError
 from appliance.images.decoding import ImageLimits
 from appliance.records import Record
 from appliance.scoring import DecodedUpload, ImageScorer
-from serve_app.batching import Batcher
+from serve_app.scoring.batching import Batcher
+from serve_app.scoring.health import EngineHealth
+from serve_app.scoring.timings import Timings
 from serve_app.settings import ServiceSettings
 
 
@@ -30,12 +35,23 @@ class ScoringEngine:
         scorer: Decodes from many threads, predicts from `model_thread` alone.
         model_thread: An executor with one thread; the engine takes it over.
         settings: Batch size, waiting time, threads that decode.
+        on_batch: Is told name and size of each batch, in the model's thread.
     """
 
     def __init__(
-        self, scorer: ImageScorer, model_thread: ThreadPoolExecutor, settings: ServiceSettings
+        self,
+        scorer: ImageScorer,
+        model_thread: ThreadPoolExecutor,
+        settings: ServiceSettings,
+        on_batch: Callable[[str, int], None] | None = None,
     ) -> None:
         self.scorer = scorer
+        self.health = EngineHealth(
+            lambda: self.score(_generated_picture(), "health check"),
+            stuck_after_s=settings.stuck_after_s or settings.request_timeout_s,
+            probe_after_s=settings.health_probe_after_s,
+        )
+        self._on_batch = on_batch
         self._closed = False
         self._decoding = 0
         self._model_thread = model_thread
@@ -46,7 +62,7 @@ class ScoringEngine:
         # Bounds the memory that decoded pictures may take: one batch in work, one gathering.
         self._places = asyncio.Semaphore(2 * max_batch_size + settings.decode_threads)
         self._batcher: Batcher[DecodedUpload, Record] = Batcher(
-            scorer.predict,
+            self._predict,
             model_thread,
             max_batch_size=max_batch_size,
             wait_timeout_s=settings.batch_wait_timeout_s,
@@ -54,8 +70,14 @@ class ScoringEngine:
         )
 
     @classmethod
-    def load(cls, settings: ServiceSettings) -> ScoringEngine:
+    def load(
+        cls, settings: ServiceSettings, on_batch: Callable[[str, int], None] | None = None
+    ) -> ScoringEngine:
         """Reads the model file and has the model answer a generated picture.
+
+        Args:
+            settings: Model, device, threads, limits.
+            on_batch: Is told name and size of each batch, in the model's thread.
 
         Raises:
             StorageError: The model file cannot be read.
@@ -84,19 +106,34 @@ class ScoringEngine:
         except BaseException:
             model_thread.shutdown()
             raise
-        return cls(scorer, model_thread, settings)
+        return cls(scorer, model_thread, settings, on_batch)
 
     @property
     def ready(self) -> bool:
         """Whether pictures given now would be answered."""
         return not self._closed and self._batcher.healthy
 
-    async def score(self, data: bytes, image_uri: str) -> Record:
+    @property
+    def queue_depth(self) -> int:
+        """Pictures that are being decoded or wait for the model."""
+        return self._decoding + self._batcher.waiting
+
+    async def score(
+        self,
+        data: bytes,
+        image_uri: str,
+        *,
+        resize_wh: tuple[int, int] | None = None,
+        timings: Timings | None = None,
+    ) -> Record:
         """The record of one encoded picture.
 
         Args:
             data: The encoded picture.
             image_uri: Its name in the record and in messages.
+            resize_wh: Has the model look at the picture in this width and height; boxes refer to the
+                original all the same.
+            timings: Where to note how long each stage took.
 
         Raises:
             ImageError: It cannot be read.
@@ -104,15 +141,36 @@ class ScoringEngine:
         """
         if self._closed:
             raise ServiceError("The service is shutting down", hint="Try again in a moment")
+        timings = timings or Timings()
+
+        def decode() -> DecodedUpload:
+            with self.health.decoding.running(), timings.stage("decode"):
+                upload = self.scorer.decode(data, image_uri)
+                return upload if resize_wh is None else resized(upload, resize_wh)
+
         async with self._places:
             self._decoding += 1
             try:
-                upload = await asyncio.get_running_loop().run_in_executor(
-                    self._decoders, self.scorer.decode, data, image_uri
-                )
+                upload = await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
             finally:
                 self._decoding -= 1
-            return await self._batcher.submit(upload)
+            return await self._batcher.submit(upload, timings)
+
+    async def check_health(self) -> None:
+        """Asks for the built-in picture, unless others have just been answered.
+
+        Raises:
+            ServiceError: Pictures given now would not be answered.
+        """
+        if not self.ready:
+            raise ServiceError("The model takes no more pictures")
+        await self.health.check()
+
+    def _predict(self, uploads: Sequence[DecodedUpload]) -> Sequence[Record]:
+        if self._on_batch is not None:
+            self._on_batch(self.scorer.predictor.model_name, len(uploads))
+        with self.health.predicting.running():
+            return self.scorer.predict(uploads)
 
     async def close(self) -> None:
         """Answers what was accepted, then stops the threads."""
@@ -120,6 +178,18 @@ class ScoringEngine:
         await self._batcher.close()
         self._decoders.shutdown()
         self._model_thread.shutdown()
+
+
+def resized(upload: DecodedUpload, size_wh: tuple[int, int]) -> DecodedUpload:
+    """The same picture in another size, with proper filtering; its original size is kept for boxes.
+
+    Args:
+        upload: As decoded.
+        size_wh: Width and height wanted, pixels.
+    """
+    width_px, height_px = size_wh
+    pixels = resize(upload.image.pixels, [height_px, width_px], antialias=True)
+    return replace(upload, image=replace(upload.image, pixels=pixels))
 
 
 def _generated_picture() -> bytes:

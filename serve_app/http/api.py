@@ -1,0 +1,45 @@
+"""The HTTP interface: every route on top of the same service. Free of Ray."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from serve_app.http import detect, frames, score, status, stream
+from serve_app.http.error_answers import install_error_handlers
+from serve_app.http.service import Service
+from serve_app.scoring.models import ModelPool
+from serve_app.security.admission import Gate
+from serve_app.security.keys import KeyRing
+from serve_app.settings import ServiceSettings
+
+_DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
+`{"error": {"code", "message", "hint"}}`."""
+
+_ROUTES = (detect, stream, frames, score, status)
+
+
+def create_api(pool: ModelPool, settings: ServiceSettings) -> FastAPI:
+    """The whole HTTP interface on top of the models of `pool`, which it closes at shutdown."""
+    service = Service(
+        settings=settings,
+        pool=pool,
+        gate=Gate(settings.max_ongoing_requests, settings.max_queued_requests),
+        streams=Gate(settings.max_streams, 0),
+        keys=KeyRing(key.get_secret_value() for key in settings.keys),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await pool.close()
+        if service.urls is not None:
+            await service.urls.close()
+
+    app = FastAPI(title="Detection appliance", description=_DESCRIPTION, lifespan=lifespan)
+    install_error_handlers(app)
+    for routes in _ROUTES:
+        routes.add_routes(app, service)
+    return app
