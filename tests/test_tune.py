@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -129,6 +130,32 @@ def test_trials_that_fail_are_told_and_spoil_nothing_unless_all_do(
 def test_what_is_no_range_is_told_before_anything_else(run_appliance, capsys) -> None:
     assert run_appliance("tune", "nowhere", "--range", "colour=1:2") == 1
     assert "error: No setting to search for" in capsys.readouterr().err
+
+
+def test_what_lies_at_out_is_not_lost(run_appliance, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = "error: No such dataset folder"  # so far it comes where nothing is in the way
+
+    def told(*arguments: object) -> str:
+        assert run_appliance("tune", "nowhere", "--range", "flip=0:0.5", *arguments) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert told().startswith(begun)
+    (tmp_path / "best.yaml").write_text("# map_50 0.7\nflip: 0.5\nfpn_channels: 32\n")
+    assert told() == (
+        "error: There is a settings file already: best.yaml. Name another one with --out, or replace it "
+        "by --overwrite."
+    )
+    assert told("--overwrite").startswith(begun)
+    for name, text in (("notes", "milk and eggs"), ("other.yaml", "a: 1"), ("broken.yaml", "[")):
+        (tmp_path / name).write_text(text)
+        for flags in ((), ("--overwrite",)):
+            message = told("--out", name, *flags)
+            assert message.startswith("error: There is a file already, and it is no settings file")
+        assert (tmp_path / name).read_text() == text
+    assert "For instance --out ./best.yaml" in told("--out", ".")
+    os.mkfifo(tmp_path / "pipe")
+    assert "it is no settings file" in told("--out", "pipe", "--overwrite")
 
 
 def test_the_job_is_the_command() -> None:

@@ -137,7 +137,7 @@ def train(
     from appliance.on_ray.training import Workers, check_run, train_to_file
     from appliance.on_ray.workers import refuse_without_gpus
     from appliance.training.mlflow_tracking import tracked
-    from appliance.training.model_place import check_model_place
+    from appliance.training.output_place import MODEL, check_output_place
     from appliance.training.plan import plan_training
     from appliance.training.run_folder import RunFolder, check_free
     from appliance.training.runs import recorded
@@ -181,7 +181,7 @@ def train(
         # Here, because to look at the pictures may take minutes.
         if run_dir is not None:
             check_free(RunFolder(run_dir), resume=resume)
-        check_model_place(out, overwrite=overwrite, resumed_run=run_dir if resume else None)
+        check_output_place(out, MODEL, overwrite=overwrite, resumed_run=run_dir if resume else None)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check
     )

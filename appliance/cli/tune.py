@@ -48,7 +48,12 @@ def tune(
         int | None,
         typer.Option(min=1, help="Trials at a time; default one for two CPU cores, or a GPU."),
     ] = None,
-    out: Annotated[str, typer.Option(help="YAML file for the best settings.")] = "best.yaml",
+    out: Annotated[
+        str, typer.Option(help="YAML file for the best settings; one that is there stays.")
+    ] = "best.yaml",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the settings file at --out.")
+    ] = False,
     validation: ValidationOption = None,
     hold_out: Annotated[
         float, typer.Option(help="Without --validation: share of DATA to measure on, 0..1.")
@@ -79,6 +84,7 @@ def tune(
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.tuning import Search, search_on_ray
     from appliance.on_ray.workers import Workers, refuse_without_gpus
+    from appliance.training.output_place import SETTINGS, check_output_place
     from appliance.training.plan import plan_training
     from appliance.training.search import SearchRange, settings_document
 
@@ -97,6 +103,7 @@ def tune(
         assignments=assignments or (),
     )
     refuse_without_gpus(Workers(use_gpu=use_gpu), address)
+    check_output_place(out, SETTINGS, overwrite=overwrite)
     storage.check_writable(out)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from appliance import storage
+from appliance.config import load_yaml
 from appliance.errors import ConfigError
 from appliance.model.spec import ModelSpec
 from appliance.training.config import TrainingConfig
@@ -169,8 +171,26 @@ def settings_document(best: Trial, wished: Mapping[str, Any], *, metric: str, co
     return comment + str(yaml.safe_dump(plain, sort_keys=True, default_flow_style=None))
 
 
+def is_settings_document(uri: str) -> bool:
+    """Whether a file holds settings of training or of a network, and nothing else.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    if not storage.is_remote(uri) and not storage.local_path(uri).is_file():
+        return False  # reading a pipe would wait for somebody to write
+    try:
+        return load_yaml(uri).keys() <= _known_settings()
+    except ConfigError:
+        return False
+
+
+def _known_settings() -> set[str]:
+    return {field.name for cls in (TrainingConfig, ModelSpec) for field in fields(cls)}
+
+
 def _check_name(name: str) -> None:
-    known = {field.name for cls in (TrainingConfig, ModelSpec) for field in fields(cls)}
+    known = _known_settings()
     if name in _FIXED or name not in known:
         raise ConfigError(
             "No setting to search for",
