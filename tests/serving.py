@@ -7,10 +7,12 @@ import contextlib
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import uvicorn
 
+from appliance.scoring import ImageScorer
 from serve_app.http.api import create_api
 from serve_app.scoring.engine import ScoringEngine
 from serve_app.scoring.models import ModelPool
@@ -19,6 +21,7 @@ from serve_app.settings import ServiceSettings
 JPEG_TYPE = {"Content-Type": "image/jpeg"}
 JSON_TYPE = {"Content-Type": "application/json"}
 MAX_BODY_BYTES = 200_000
+WAIT_S = 60.0
 
 
 def settings_for(model_path, **values):
@@ -53,6 +56,32 @@ def plain_service(model_path, **values):
     settings = settings_for(model_path, **values)
     with serving(create_api(ModelPool.load(settings), settings)) as url:
         yield url
+
+
+class HeldScorer(ImageScorer):
+    """A scorer whose model starts only when the gate opens."""
+
+    def __init__(self, scorer):
+        super().__init__(scorer.predictor)
+        self.gate = threading.Event()
+        self.started = threading.Event()
+
+    def predict(self, uploads):
+        self.started.set()
+        assert self.gate.wait(WAIT_S)
+        return super().predict(uploads)
+
+
+@contextlib.contextmanager
+def held_service(scorer, **values):
+    """A service whose model waits until `held.gate` opens."""
+    held = HeldScorer(scorer)
+    settings = settings_for("unused", **values)
+    with serving(api_of(ScoringEngine(held, ThreadPoolExecutor(1), settings), settings)) as url:
+        try:
+            yield url, held
+        finally:
+            held.gate.set()
 
 
 async def request(url, method="POST", data=None, headers=None):

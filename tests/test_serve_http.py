@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import http.client
 import io
 import json
 import socket
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -28,6 +26,7 @@ from serving import (
     JSON_TYPE,
     api_of,
     ask,
+    held_service,
     plain_service,
     request,
     serving,
@@ -321,32 +320,6 @@ def test_keys_close_scoring_and_leave_the_status_open(tiny_model_path):
             headers = {**JSON_TYPE, "Authorization": f"Bearer {key}"}
             assert ask(f"{url}/score", data=body, headers=headers)[0] == 200
         assert ask(f"{url}/readyz", "GET")[0] == 200
-
-
-class HeldScorer(ImageScorer):
-    """A scorer whose model starts only when the gate opens."""
-
-    def __init__(self, scorer):
-        super().__init__(scorer.predictor)
-        self.gate = threading.Event()
-        self.started = threading.Event()
-
-    def predict(self, uploads):
-        self.started.set()
-        assert self.gate.wait(WAIT_S)
-        return super().predict(uploads)
-
-
-@contextlib.contextmanager
-def held_service(scorer, **values):
-    settings = settings_for("unused", **values)
-    held = HeldScorer(scorer)
-    engine = ScoringEngine(held, ThreadPoolExecutor(1), settings)
-    with serving(api_of(engine, settings)) as url:
-        try:
-            yield url, held
-        finally:
-            held.gate.set()
 
 
 def test_overload_is_told_at_once_and_disturbs_nobody(scorer):

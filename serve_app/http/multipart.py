@@ -1,4 +1,6 @@
-"""Multipart bodies, part by part as they come, in bounded memory; the grammar is python-multipart's."""
+"""Multipart bodies, part by part as they come, in bounded memory; the grammar and the limits of headers are
+python-multipart's.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,6 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serve_app.errors import RequestError
-
-_MAX_HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,9 @@ class MultipartReader:
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
-        self._check_header()
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._check_header()
-
-    def _check_header(self) -> None:
-        if len(self._field) + len(self._value) > _MAX_HEADER_BYTES or len(self._headers) > 16:
-            raise _malformed("the headers of a part are too long")
 
     def _end_header(self) -> None:
         self._headers[self._field.lower()] = self._value
