@@ -241,10 +241,18 @@ def detect_request_body() -> dict[str, Any]:
     schema.pop("$defs")
     content["application/json"] = {"schema": schema, "example": {"image": _EXAMPLE_TEXT}}
     parameters = [
-        {"name": name, "in": "header", "description": text, "schema": {"type": kind}}
-        for name, text, kind in (
-            ("X-Image-Name", "Name of the picture, unless the option `name` is given.", "string"),
-            ("X-Request-Timeout-Ms", "When nobody waits for the answer any more.", "number"),
+        {"name": name, "in": "header", "description": text, "schema": schema}
+        for name, text, schema in (
+            (
+                "X-Image-Name",
+                "Name of the picture, unless the option `name` is given.",
+                {"type": "string"},
+            ),
+            (
+                "X-Request-Timeout-Ms",
+                "When nobody waits for the answer any more.",
+                {"type": "number", "minimum": 1},
+            ),
         )
     ]
     return {"requestBody": {"required": True, "content": content}, "parameters": parameters}

@@ -143,7 +143,7 @@ class Service:
         """The service's own deadline, or an earlier one that the client asks for.
 
         Raises:
-            RequestError: 400, the header is no positive number.
+            RequestError: 400, the header is no number from 1.
         """
         asked = request.headers.get("x-request-timeout-ms")
         if asked is None:
@@ -152,11 +152,11 @@ class Service:
             timeout_ms = float(asked)
         except ValueError:
             timeout_ms = float("nan")
-        if not timeout_ms > 0:
+        if not timeout_ms >= 1:
             raise RequestError(
                 400,
                 "invalid_header",
-                f"X-Request-Timeout-Ms must be a positive number of milliseconds, got {asked[:40]}",
+                f"X-Request-Timeout-Ms must be a number of milliseconds from 1, got {asked[:40]}",
                 hint="Leave it out, or send a number such as 2000",
             )
         return min(self.settings.request_timeout_s, timeout_ms / 1000)
