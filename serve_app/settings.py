@@ -105,6 +105,9 @@ class ServiceSettings(BaseModel):
     )
 
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Largest request body.")
+    max_bodies_bytes: int = Field(
+        256 * 2**20, ge=1, description="Memory of a replica for all bodies together; beyond, 503."
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, width x height.")
     max_images_per_request: int = Field(16, ge=1, description="Longest list for POST /score.")
 

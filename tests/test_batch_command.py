@@ -7,19 +7,18 @@ import http.server
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 import threading
 import zipfile
-import zlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from bulk_jobs import score_here
-from factories import encoded, jpeg_bytes, picture
+from factories import jpeg_bytes, picture
+from odd_pictures import GOOD, KINDS, ODD
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -127,42 +126,6 @@ def test_an_error_rate_is_a_share() -> None:
         BatchScoringConfig(max_error_rate=1.1)
 
 
-def a_bomb() -> bytes:
-    """A PNG of 60 kB that claims 30,000 x 30,000 pixels and has them."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    side = 30_000
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes((side + 7) // 8 + 1) * side)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
-
-
-GOOD = jpeg_bytes(seed=7)
-FRAMES = [Image.new("RGB", (64, 48), colour) for colour in ("red", "blue")]
-ODD = {
-    "1x1.png": encoded(Image.new("RGB", (1, 1)), "PNG"),
-    "20000x10.png": encoded(Image.new("RGB", (20_000, 10)), "PNG"),
-    "animated.gif": encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]),
-    "bomb.png": a_bomb(),
-    "cmyk.jpg": encoded(picture().convert("CMYK")),
-    "cut.jpg": GOOD[: len(GOOD) // 2],
-    "empty.jpg": b"",
-    "large.png": encoded(Image.new("RGB", (9_000, 9_000), "red"), "PNG"),
-    "large.webp": encoded(Image.new("RGB", (9_000, 9_000), "red"), "WEBP"),
-    "really_a_png.jpg": encoded(picture(), "PNG"),
-    "text.jpg": b"this is no picture",
-}
-KINDS = {
-    "bomb.png": "too_large",
-    "cut.jpg": "unreadable",
-    "empty.jpg": "empty",
-    "text.jpg": "unreadable",
-}
 SCORE_ALL = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])

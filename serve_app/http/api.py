@@ -11,7 +11,7 @@ from serve_app.http import detect, frames, score, status, stream
 from serve_app.http.error_answers import install_error_handlers
 from serve_app.http.service import Service
 from serve_app.scoring.models import ModelPool
-from serve_app.security.admission import Gate
+from serve_app.security.admission import ByteBudget, Gate
 from serve_app.security.keys import KeyRing
 from serve_app.settings import ServiceSettings
 
@@ -27,6 +27,7 @@ def create_api(pool: ModelPool, settings: ServiceSettings) -> FastAPI:
         settings=settings,
         pool=pool,
         gate=Gate(settings.max_ongoing_requests, settings.max_queued_requests),
+        bodies=ByteBudget(settings.max_bodies_bytes),
         streams=Gate(settings.max_streams, 0),
         keys=KeyRing(key.get_secret_value() for key in settings.keys),
     )

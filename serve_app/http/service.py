@@ -1,8 +1,8 @@
 """What all routes share, and the way every scoring request goes.
 
-    key -> rate -> place in the gate -> body (limited while it streams) -> work -> answer
+    key -> rate -> body (limited while it streams) -> place in the gate -> work -> answer
 
-all within one deadline. Limits, time-outs and overload are ours, because Serve's can be switched off by
+all within one deadline. Whoever sends slowly holds no place, only what has come of the body, out of a budget. Limits, time-outs and overload are ours, because Serve's can be switched off by
 a header and do not answer in JSON. Nobody works for a client that has hung up.
 """
 
@@ -20,7 +20,7 @@ from appliance.records import Record
 from serve_app.errors import RequestError
 from serve_app.scoring.models import ModelPool
 from serve_app.scoring.timings import Timings
-from serve_app.security.admission import Gate
+from serve_app.security.admission import ByteBudget, Gate
 from serve_app.security.keys import KeyRing
 from serve_app.settings import ServiceSettings
 
@@ -28,32 +28,38 @@ _HUNG_UP = "http.disconnect"
 
 
 class ScoringRequest:
-    """One request that has a place in the gate.
+    """One request on its way through the service.
 
     Attributes:
         timings: Where its time goes; also `request.state.timings`, for whoever wraps the application.
         timeout_s: How long it may take in all.
     """
 
-    def __init__(self, request: Request, max_body_bytes: int, timeout: asyncio.Timeout) -> None:
+    def __init__(self, request: Request, service: Service, timeout: asyncio.Timeout) -> None:
         self.timings: Timings = request.state.timings
         self.have_body = False
         self.hung_up = False
         self._request = request
-        self._max_body_bytes = max_body_bytes
+        self._service = service
         self._timeout = timeout
+        self._held_bytes = 0
+        self._has_place = False
         self._watcher: asyncio.Task[None] | None = None
 
     async def body(self) -> bytes:
-        """The whole body; from then on, the work ends when the client hangs up.
+        """The whole body, and with it a place in the gate; from then on, the work ends when the client hangs up.
 
         Raises:
-            RequestError: 413, refused as soon as it is known to be too large; 400, there is none.
+            RequestError: 413, refused as soon as it is known to be too large; 400, there is none; 503, too
+                many wait, or too many bodies are on their way.
         """
         with self.timings.stage("receive"):
-            body = await _read_body(self._request, self._max_body_bytes)
+            body = await self._read()
         self.have_body = True
         self._watcher = asyncio.create_task(self._watch())
+        with self.timings.stage("queue"):
+            await self._service.gate.enter()
+        self._has_place = True
         return body
 
     def note(self, *records: Record) -> None:
@@ -61,9 +67,30 @@ class ScoringRequest:
         self._request.state.records.extend(records)
 
     def close(self) -> None:
-        """Stops watching the client."""
+        """Gives back what it held, and stops watching the client."""
+        if self._has_place:
+            self._service.gate.leave()
+        self._service.bodies.give_back(self._held_bytes)
         if self._watcher is not None:
             self._watcher.cancel()
+
+    async def _read(self) -> bytes:
+        max_bytes = self._service.settings.max_body_bytes
+        announced = self._request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > max_bytes:
+            raise body_too_large(max_bytes)
+        chunks: list[bytes] = []
+        async for chunk in self._request.stream():
+            if self._held_bytes + len(chunk) > max_bytes:
+                raise body_too_large(max_bytes)
+            self._service.bodies.take(len(chunk))
+            self._held_bytes += len(chunk)
+            chunks.append(chunk)
+        if self._held_bytes == 0:
+            raise RequestError(
+                400, "empty_body", "The request has no body", hint="Send the picture as the body"
+            )
+        return b"".join(chunks)
 
     async def _watch(self) -> None:
         while (await self._request.receive())["type"] != _HUNG_UP:
@@ -91,7 +118,8 @@ class Service:
     Attributes:
         settings: Limits.
         pool: The models.
-        gate: Places for pictures in work.
+        gate: Places for requests in work.
+        bodies: Memory for bodies.
         streams: Places for open streams, each of whose pictures takes a place of `gate` besides.
         keys: Who may come in.
         urls: Fetches pictures, or None where that is off.
@@ -100,6 +128,7 @@ class Service:
     settings: ServiceSettings
     pool: ModelPool
     gate: Gate
+    bodies: ByteBudget
     streams: Gate
     keys: KeyRing
     urls: Fetcher | None = None
@@ -114,7 +143,7 @@ class Service:
 
     @asynccontextmanager
     async def scoring_request(self, request: Request) -> AsyncIterator[ScoringRequest]:
-        """A place in the gate and a deadline for the time of the block.
+        """A deadline for the time of the block, in which its `body` comes and gets a place in the gate.
 
         Raises:
             RequestError: 503 when too many wait, 408 and 504 when it takes too long, 499 when the client
@@ -126,13 +155,9 @@ class Service:
         scope = None
         try:
             async with asyncio.timeout(timeout_s) as timeout:
-                scope = ScoringRequest(request, self.settings.max_body_bytes, timeout)
-                with scope.timings.stage("queue"):
-                    await self.gate.enter()
-                try:
-                    yield scope
-                finally:
-                    self.gate.leave()
+                scope = ScoringRequest(request, self, timeout)
+                self.gate.check()
+                yield scope
         except TimeoutError:
             raise _too_late(scope, timeout_s) from None
         finally:
@@ -160,24 +185,6 @@ class Service:
                 hint="Leave it out, or send a number such as 2000",
             )
         return min(self.settings.request_timeout_s, timeout_ms / 1000)
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise body_too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise body_too_large(max_bytes)
-        chunks.append(chunk)
-    if size == 0:
-        raise RequestError(
-            400, "empty_body", "The request has no body", hint="Send the picture as the body"
-        )
-    return b"".join(chunks)
 
 
 def body_too_large(max_bytes: int) -> RequestError:

@@ -12,7 +12,7 @@ RETRY_AFTER_S = 1
 class Gate:
     """Lets `max_ongoing` requests work and `max_queued` wait; whoever comes then is told at once.
 
-    It stands before the body is read, so that waiting requests cost no memory.
+    Whoever is refused is refused before its body is read.
     """
 
     def __init__(self, max_ongoing: int, max_queued: int) -> None:
@@ -25,6 +25,15 @@ class Gate:
     def waiting(self) -> int:
         """Requests that wait for a place."""
         return max(0, self._inside - self._max_ongoing)
+
+    def check(self) -> None:
+        """Looks whether one more may come.
+
+        Raises:
+            RequestError: 503, all places are taken and too many wait.
+        """
+        if self._inside >= self._max_inside:
+            raise _overloaded("Too many requests wait already")
 
     async def enter(self, *, patient: bool = False) -> None:
         """Takes a place, which `leave` gives back.
@@ -39,14 +48,7 @@ class Gate:
             await self._places.acquire()
             self._inside += 1
             return
-        if self._inside >= self._max_inside:
-            raise RequestError(
-                503,
-                "overloaded",
-                "Too many requests wait already",
-                hint="Try again after the seconds in Retry-After, or add replicas",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            )
+        self.check()
         self._inside += 1
         try:
             await self._places.acquire()
@@ -58,3 +60,38 @@ class Gate:
         """Gives the place to the next that waits."""
         self._inside -= 1
         self._places.release()
+
+
+class ByteBudget:
+    """Memory that the bodies of all requests share, those still on their way included.
+
+    Args:
+        max_bytes: Of all together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._free = max_bytes
+
+    def take(self, count: int) -> None:
+        """Takes so many bytes.
+
+        Raises:
+            RequestError: 503, there are not so many left.
+        """
+        if count > self._free:
+            raise _overloaded("Too many large requests are on their way already")
+        self._free -= count
+
+    def give_back(self, count: int) -> None:
+        """Gives so many bytes back."""
+        self._free += count
+
+
+def _overloaded(message: str) -> RequestError:
+    return RequestError(
+        503,
+        "overloaded",
+        message,
+        hint="Try again after the seconds in Retry-After, or add replicas",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
