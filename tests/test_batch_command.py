@@ -73,7 +73,7 @@ def test_one_command_uses_all_options(
     # And in other forms.
     lines = (out / "_records.jsonl").read_text().splitlines()
     assert [json.loads(line)["image_uri"] for line in lines] == [r.image_uri for r in records]
-    rows = list(csv.DictReader((out / "_detections.csv").open()))
+    rows = list(csv.DictReader((out / "_detections.csv").read_text().splitlines()))
     assert sum(bool(row["label"]) for row in rows) == len(found)
     assert len(COCO(str(out / "_detections.coco.json")).anns) == len(found)
     pictures = sorted(path.name for path in drawn.iterdir())

@@ -318,7 +318,9 @@ def test_pictures_of_hardly_any_pixels_are_scored(tiny_model_path, size_wh) -> N
     assert record.error is None  # Detections refuses boxes outside
 
 
-def shelves(seed: int, side: int, size_wh: tuple[int, int]) -> tuple[bytes, GroundTruth]:
+def shelves(  # pragma: no cover - of a long proof
+    seed: int, side: int, size_wh: tuple[int, int]
+) -> tuple[bytes, GroundTruth]:
     """`side` x `side` sample scenes as one JPEG, and what is on it."""
     width, height = size_wh[0] // side, size_wh[1] // side
     picture, objects = Image.new("RGB", (width * side, height * side)), []
