@@ -65,7 +65,12 @@ def test_trials_are_ranked_and_the_best_becomes_settings(tmp_path) -> None:
     text = settings_document(
         found.best, {"steps": 4, "learning_rate": 9.0}, metric="map_50", command="do it"
     )
-    assert text.startswith("# map_50 0.7000 in trial 3. do it\n")
+    assert text.splitlines() == [
+        "# map_50 0.7000 in trial 3. do it",
+        "anchor_sizes_px: [8, 16, 32]",
+        "learning_rate: 0.03",
+        "steps: 4",
+    ]
     path = tmp_path / "best.yaml"
     path.write_text(text)
     settings = read_settings("none", str(path), {})
@@ -88,7 +93,7 @@ def test_a_search_tries_the_recipe_first_and_writes_settings_that_train(
     ]
     assert run_appliance(*arguments, "--json") == 0
     out, err = capsys.readouterr()
-    found = json.loads(out.splitlines()[-1])
+    found = json.loads(out)  # Tune itself says nothing
     trials = {trial["number"]: trial for trial in found["trials"]}
     assert sorted(trials) == [1, 2, 3]
     assert trials[1]["values"] == {"learning_rate": 0.001, "optimizer": "adamw"}  # the recipe
@@ -99,6 +104,8 @@ def test_a_search_tries_the_recipe_first_and_writes_settings_that_train(
     assert all(trial["error"] is None and 1 <= trial["step"] <= 4 for trial in trials.values())
     assert found["best"] == found["trials"][0]
     assert "trial 3 of 3: " in err
+    first_line = best.read_text().splitlines()[0]
+    assert first_line.endswith(f"--config {best} --validation {tiny_scenes_dir / 'test'}")
     settings = read_settings("none", str(best), {})
     assert settings.training.learning_rate == found["best"]["values"]["learning_rate"]
     assert (settings.training.steps, settings.training.seed) == (4, 3)

@@ -137,6 +137,10 @@ def tune(
         "steps": plan.steps,
     }
     command = ["appliance", "train", data, "--init", init, "--config", out]
+    # The best values are those for the best step of a validation.
+    command += [] if validation is None else ["--validation", validation]
+    command += [] if data_format == "auto" else ["--format", data_format]
+    command += [] if images is None else ["--images", images]
     text = settings_document(best, wished, metric=found.metric, command=shlex.join(command))
     storage.write_bytes(out, text.encode())
     if json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from appliance.annotations.dataset import AnnotatedImage
 from appliance.errors import ApplianceError, TrainingError
+from appliance.on_ray.process_environment import variables
 from appliance.on_ray.scratch import scratch_folder
 from appliance.on_ray.training_loop import for_workers, images_for_workers
 from appliance.training.engine import train
@@ -28,8 +28,11 @@ from appliance.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-# Our own command line handles Ctrl-C; of Tune's own files only the results are read, by itself.
-_ENVIRONMENT = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own command line handles Ctrl-C
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # of Tune's own files only the results are read, by itself
+    "RAY_AIR_NEW_OUTPUT": "0",  # that output names a folder that is gone afterwards, however quiet it is to be
+}
 _REDUCTION = 3
 """Of the trials that have come equally far, one in so many goes on (the paper's eta, arXiv 1810.05934)."""
 _ERROR_KEY = "error_sentence"
@@ -82,11 +85,10 @@ def search_on_ray(
         for value in searched.ends():
             with_values(plan, {searched.name: value})
     Validator(validation, plan.spec)  # refuses unusable data here rather than in every trial
-    os.environ.update(_ENVIRONMENT)
     resources, parallel = _resources(search)
     task = (for_workers(plan), images_for_workers(images), images_for_workers(validation))
     space = {searched.name: _domain(searched) for searched in search.ranges}
-    with scratch_folder("appliance-tune-") as scratch:
+    with scratch_folder("appliance-tune-") as scratch, variables(_ENVIRONMENT):
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trial, task=task), resources),
             param_space=space,

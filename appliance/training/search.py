@@ -163,12 +163,14 @@ def settings_document(best: Trial, wished: Mapping[str, Any], *, metric: str, co
     """
     import yaml
 
-    values = {**wished, **best.values}
-    plain = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
-    }
     comment = f"# {metric} {best.best:.4f} in trial {best.number}. {command}\n"
-    return comment + str(yaml.safe_dump(plain, sort_keys=True, default_flow_style=None))
+    return comment + "".join(
+        # A line for each; None puts brackets around lists alone.
+        yaml.safe_dump(
+            {name: value}, default_flow_style=None if isinstance(value, list | tuple) else False
+        )
+        for name, value in sorted({**wished, **best.values}.items())
+    )
 
 
 def is_settings_document(uri: str) -> bool:
