@@ -207,6 +207,49 @@ def test_wrong_settings_are_refused_before_training() -> None:
         FasterRCNN(["a"], architecture="yolo")
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"score_threshold": float("nan")}, "score_threshold is out of range .got nan"),
+        ({"score_threshold": "high"}, "score_threshold has the wrong type .got 'high'"),
+        ({"max_total_detections": 2.5}, "max_detections has the wrong type .got 2.5"),
+        ({"max_total_detections": True}, "expected a whole number"),
+        ({"device": "gpu"}, "Unknown device .got gpu"),
+    ],
+)
+def test_settings_are_checked_when_they_are_given(settings, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        FasterRCNN(["a"], **settings)
+
+
+def test_settings_of_numpy_are_saved(tiny_model_path, tmp_path) -> None:
+    detector = FasterRCNN.load(tiny_model_path)
+    network, spec, info = detector._model()
+    spec = spec.with_settings(score_threshold=np.float32(0.5), max_detections=np.int64(7))
+    detector._trained = network, spec, info
+    detector.save(tmp_path / "m.safetensors")
+    saved = model_file.load(str(tmp_path / "m.safetensors")).spec
+    assert (saved.score_threshold, saved.max_detections) == (0.5, 7)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"m.safetensors"])
+def test_what_is_no_path_of_a_model_is_refused(trained, path) -> None:
+    for use in (FasterRCNN.load, trained.save):
+        with pytest.raises(ConfigError, match="This is no place for a model file"):
+            use(path)
+
+
+def test_a_device_is_looked_for_before_the_model_is_read(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="Unknown device"):
+        FasterRCNN.load(tmp_path / "nowhere.safetensors", device="gpu")
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "7", None])
+def test_what_is_no_result_is_refused(text) -> None:
+    with pytest.raises(ConfigError, match="This is no answer for one picture"):
+        FasterRCNN.parse_serialized_result(text)
+
+
 def test_a_broken_picture_is_an_error_with_its_name(trained, tmp_path) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(jpeg_bytes()[:100])

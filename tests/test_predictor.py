@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from factories import network_with_something_to_say, small_spec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.ops import box_iou
@@ -16,7 +18,7 @@ from appliance.errors import ConfigError, LabelError
 from appliance.images.decoding import DecodedImage
 from appliance.labels import LabelMap
 from appliance.model.faster_rcnn import build_network
-from appliance.model.inference.resizing import resize
+from appliance.model.inference.resizing import MAX_PADDING_SHARE, padded_hw, resize
 from appliance.model.inference.stage_times import STAGES, StageTimes
 from appliance.model.predictor import Predictor
 from appliance.model.spec import ARCHITECTURES, ModelSpec
@@ -126,33 +128,68 @@ def test_boxes_lie_within_pictures_of_odd_sizes(
 
 
 @pytest.fixture(scope="module")
-def by_fours_and_alone(tiny_model_path) -> tuple[Predictor, Predictor]:
-    """Two predictors of one model: four pictures at once, and one."""
+def together_and_alone(tiny_model_path) -> tuple[Predictor, Predictor]:
+    """Two predictors of one model, of which the first gets its batch size from the test."""
     path = str(tiny_model_path)
-    return (
-        Predictor.load(path, device="cpu", batch_size=4),
-        Predictor.load(path, device="cpu", batch_size=1),
-    )
+    return Predictor.load(path, device="cpu"), Predictor.load(path, device="cpu", batch_size=1)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     sizes_hw=st.lists(
-        st.tuples(st.integers(1, 3000), st.integers(1, 4000)), min_size=1, max_size=16
+        st.tuples(st.integers(1, 3000), st.integers(1, 4000)), min_size=1, max_size=3
     ),
-    random=st.randoms(use_true_random=False),
+    # Mostly sizes that share a batch, or none would ever be full.
+    which=st.lists(st.integers(0, 7), min_size=1, max_size=16),
+    batch_size=st.integers(1, 16),
 )
+@example(sizes_hw=[(1, 1), (3000, 4000)], which=[*range(8)] * 2, batch_size=16)
 def test_company_order_and_batch_size_change_no_more_than_rounding(
-    by_fours_and_alone, sizes_hw: list[tuple[int, int]], random
+    together_and_alone, sizes_hw: list[tuple[int, int]], which: list[int], batch_size: int
 ) -> None:
-    together, alone = by_fours_and_alone
-    # Two sizes that share a batch, and one of each drawn.
-    pictures = [picture(*size_hw, seed) for seed, size_hw in enumerate([(96, 97), (96, 98)])]
-    pictures += [picture(*size_hw, seed) for seed, size_hw in enumerate(sizes_hw[:14])]
-    order = random.sample(range(len(pictures)), len(pictures))
-    found = together.predict([pictures[index] for index in order])
-    for position, index in enumerate(order):
-        assert_near(found[position], alone.predict([pictures[index]])[0])
+    together, alone = together_and_alone
+    together.batch_size = batch_size
+    sizes_hw = [*sizes_hw, (96, 97), (96, 98), (192, 195), (90, 91), (61, 62)]
+    pictures = [picture(*sizes_hw[kind % len(sizes_hw)], seed) for seed, kind in enumerate(which)]
+    for image, found in zip(pictures, together.predict(pictures), strict=True):
+        assert found.size_hw == image.size_hw
+        assert_near(found, alone.predict([image])[0])
+
+
+@given(architecture=st.sampled_from(ARCHITECTURES), ratio=st.floats(1, 2), upright=st.booleans())
+def test_padding_stays_under_its_share(architecture: str, ratio: float, upright: bool) -> None:
+    size_hw = (round(1000 * ratio), 1000) if upright else (1000, round(1000 * ratio))
+    resized_hw = ModelSpec.of(LabelMap(("a",)), architecture).resized_hw(size_hw)
+    assert math.prod(resized_hw) >= (1 - MAX_PADDING_SHARE) * math.prod(padded_hw(resized_hw))
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (31, 700), (120, 90)])
+def test_pictures_may_be_plain_pixels(predictor: Predictor, size_hw: tuple[int, int]) -> None:
+    image = picture(*size_hw)
+    (expected,) = predictor.predict([image])
+    pixels_hwc = np.ascontiguousarray(image.pixels.permute(1, 2, 0).numpy())
+    for found in predictor.predict([image.pixels, pixels_hwc, pixels_hwc[:, ::-1][:, ::-1]]):
+        assert found.size_hw == size_hw
+        np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        ("a.jpg", "got str"),
+        (torch.rand(3, 8, 8), "got torch.float32 of shape (3, 8, 8)"),
+        (torch.zeros(1, 8, 8, dtype=torch.uint8), "got torch.uint8 of shape (1, 8, 8)"),
+        (torch.zeros(3, 0, 8, dtype=torch.uint8), "got torch.uint8 of shape (3, 0, 8)"),
+        (np.zeros((8, 8), np.uint8), "got uint8 of shape (8, 8)"),
+        (np.zeros((8, 8, 4), np.uint8), "got torch.uint8 of shape (4, 8, 8)"),
+        (DecodedImage(torch.rand(3, 8, 8), (8, 8)), "got torch.float32 of shape (3, 8, 8)"),
+    ],
+)
+def test_what_is_no_picture_is_refused(predictor: Predictor, image: object, told: str) -> None:
+    with pytest.raises(ConfigError, match="This is no decoded picture") as caught:
+        predictor.predict([picture(8, 8), image])
+    assert f"({told}, expected RGB as uint8" in str(caught.value)
 
 
 def test_no_picture_gives_no_result(predictor: Predictor) -> None:
@@ -218,6 +255,18 @@ def test_suppression_over_all_classes_leaves_no_overlap(tiny_model_path) -> None
         ({"labels": ["triangle"]}, LabelError),
         ({"nms_iou_threshold": 2.0}, ConfigError),
         ({"exact": True, "class_agnostic_nms": True}, ConfigError),
+        ({"score_threshold": float("nan")}, ConfigError),
+        ({"score_threshold": "0.5"}, ConfigError),
+        ({"score_threshold": {"circle": float("nan")}}, ConfigError),
+        ({"score_threshold": {"circle": None}}, ConfigError),
+        ({"max_detections": 0}, ConfigError),
+        ({"max_detections": 2.5}, ConfigError),
+        ({"max_detections": True}, ConfigError),
+        ({"labels": []}, LabelError),
+        ({"labels": "circle"}, LabelError),
+        ({"batch_size": 0}, ConfigError),
+        ({"batch_size": -1}, ConfigError),
+        ({"num_threads": 0}, ConfigError),
     ],
 )
 def test_options_out_of_range_are_refused(
@@ -272,7 +321,7 @@ def test_a_scaled_jpeg_is_answered_in_pixels_of_the_original(predictor: Predicto
     assert found.boxes_xyxy[:, 3].max() > 240
 
 
-@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta", "", None])
 def test_an_unknown_device_is_refused(tiny_model_path, device: str) -> None:
     with pytest.raises(ConfigError, match="device"):
         Predictor.load(str(tiny_model_path), device=device)

@@ -25,11 +25,12 @@ from torchvision.models.detection import FasterRCNN as Network
 
 from appliance import storage
 from appliance.detections import Detections
-from appliance.detector.paths import check_is_path
-from appliance.errors import ModelFileError
+from appliance.detector.paths import check_is_model_path, check_is_path
+from appliance.errors import ConfigError, ModelFileError
 from appliance.images.decoding import decode_image
 from appliance.labels import Label, LabelMap
 from appliance.model import model_file
+from appliance.model.device import resolve_device
 from appliance.model.model_file import ModelInfo
 from appliance.model.predictor import Predictor
 from appliance.model.pretrained import default_architecture, pretrained_detector
@@ -55,6 +56,10 @@ class FasterRCNN:
             downloaded.
         run_dir: Folder for checkpoints, metrics and TensorBoard files; None makes one below `runs/`.
         device: "cpu", "cuda" or "auto".
+
+    Raises:
+        ConfigError: A setting is out of range, or there is no such device.
+        LabelError: The labels are not usable.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class FasterRCNN:
         }
         # Refuses wrong settings now, not after hours of training.
         ModelSpec.of(self._label_map, self._architecture, **self._settings)
+        resolve_device(device)
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self._run_dir = Path(run_dir) if run_dir else Path("runs") / f"faster_rcnn-{unique}"
         self._trained: tuple[Network, ModelSpec, ModelInfo] | None = None
@@ -238,9 +244,11 @@ class FasterRCNN:
         """Writes the model file.
 
         Raises:
+            ConfigError: `path` is none.
             StorageError: It cannot be written.
             ModelFileError: The detector was not trained yet.
         """
+        check_is_model_path(path)
         network, spec, info = self._model()
         model_file.save(str(path), network, spec, info=info)
 
@@ -283,9 +291,12 @@ class FasterRCNN:
         """Reads a model file that `save` or `appliance train` has written.
 
         Raises:
+            ConfigError: `path` is none, or there is no such device.
             StorageError: It cannot be read.
             ModelFileError: It is no model file.
         """
+        check_is_model_path(path)
+        resolve_device(device)
         loaded = model_file.load(str(path))
         return cls._of(loaded.network, loaded.spec, loaded.info, init=str(path), device=device)
 
@@ -307,8 +318,19 @@ class FasterRCNN:
 
     @staticmethod
     def parse_serialized_result(json_text: str) -> dict[str, Any]:
-        """Reads the JSON string that the web service's `/score` answers with for one picture."""
-        return dict(json.loads(json_text))
+        """Reads the JSON string that the web service's `/score` answers with for one picture.
+
+        Raises:
+            ConfigError: It is another text.
+        """
+        try:
+            return dict(json.loads(json_text))
+        except (ValueError, TypeError):
+            raise ConfigError(
+                "This is no answer for one picture",
+                got=repr(json_text)[:80],
+                expected="one of the texts that /score answers with",
+            ) from None
 
     def _model(self) -> tuple[Network, ModelSpec, ModelInfo]:
         if self._trained is None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from appliance.errors import ImageError
+from appliance.errors import ConfigError, ImageError
 from appliance.images.gpu_jpeg import GpuJpegDecoder, averaged
 from appliance.images.orientation import orientation_of, stored_hw, upright, upright_hw
 
@@ -51,6 +51,36 @@ class DecodedImage:
 
     pixels: torch.Tensor
     size_hw: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: object) -> DecodedImage:
+        """A picture that somebody else has decoded: RGB as uint8, `[3, h, w]` of torch or `[h, w, 3]` of numpy.
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        pixels = image.pixels if isinstance(image, cls) else image
+        if isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.dtype == np.uint8:
+            pixels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        if (
+            not isinstance(pixels, torch.Tensor)
+            or pixels.dtype != torch.uint8
+            or pixels.dim() != 3
+            or pixels.shape[0] != 3
+            or not pixels.numel()
+        ):
+            got = type(pixels).__name__
+            if isinstance(pixels, torch.Tensor | np.ndarray):
+                got = f"{pixels.dtype} of shape {tuple(pixels.shape)}"
+            raise ConfigError(
+                "This is no decoded picture",
+                got=got,
+                expected="RGB as uint8: a tensor [3, height, width] or an array [height, width, 3]",
+                hint="Read a file with decode_image, or give its path to FasterRCNN.score",
+            )
+        if isinstance(image, cls):
+            return image
+        return cls(pixels, (pixels.shape[1], pixels.shape[2]))
 
 
 def decode_image(

@@ -2,8 +2,9 @@
 other than the model's own.
 
 Pictures share a batch when their inputs have the same padded size. That size follows from the picture
-alone, so that a picture gets the same boxes in any company, and padding stays below 32 pixels a side. On a
-CPU the network takes them one at a time: batching gains nothing there.
+alone, so that a picture gets the same boxes in any company, and padding stays below 32 pixels a side, which
+is less than a tenth of ordinary pictures (`MAX_PADDING_SHARE`). On a CPU the network takes them one at a
+time: batching gains nothing there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from appliance.detections import Detections
-from appliance.errors import ConfigError
+from appliance.errors import ConfigError, LabelError
 from appliance.images.decoding import DecodedImage
 from appliance.labels import LabelMap
 from appliance.model import model_file
@@ -34,7 +35,7 @@ from appliance.model.inference.fast_network import FastNetwork
 from appliance.model.inference.resizing import padded_hw, to_batch
 from appliance.model.inference.selection import BatchDetections, BoxSelection
 from appliance.model.inference.stage_times import StageTimes, measured
-from appliance.model.spec import ModelSpec
+from appliance.model.spec import ModelSpec, plain_number
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,9 @@ class Predictor:
         batch_size: int | None = None,
         exact: bool = False,
     ) -> None:
+        for name, count in (("num_threads", num_threads), ("batch_size", batch_size)):
+            if count is not None and plain_number(name, count, int) < 1:
+                raise ConfigError(f"{name} is out of range", got=count, expected=">= 1")
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         by_label = score_threshold if isinstance(score_threshold, Mapping) else {}
@@ -163,8 +167,18 @@ class Predictor:
         return self.spec.shorter_side_px
 
     @torch.inference_mode()
-    def predict(self, images: Sequence[DecodedImage]) -> list[Detections]:
-        """Detects on any number of pictures of any sizes; results in the order given."""
+    def predict(
+        self, images: Sequence[DecodedImage | torch.Tensor | npt.NDArray[np.uint8]]
+    ) -> list[Detections]:
+        """Detects on any number of pictures of any sizes; results in the order given.
+
+        Args:
+            images: From `decode_image`, or RGB as uint8: tensors `[3, h, w]`, arrays `[h, w, 3]`.
+
+        Raises:
+            ConfigError: One of them is something else.
+        """
+        images = [DecodedImage.of(image) for image in images]
         if self._exact is not None:
             return [self._predict_exactly(self._exact, image) for image in images]
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -276,12 +290,18 @@ def _score_thresholds(
     """One threshold for each class; infinite for classes that are not asked for."""
     thresholds = [spec.score_threshold] * len(spec.labels)
     for name, threshold in by_label.items():
-        if not 0 <= threshold <= 1:
+        if not 0 <= plain_number("score_threshold", threshold, float) <= 1:
             raise ConfigError(
                 "A score threshold is out of range", where=name, got=threshold, expected="0..1"
             )
         thresholds[spec.label_map.id_of(name) - 1] = threshold
     if labels is not None:
+        if isinstance(labels, str) or not labels:
+            raise LabelError(
+                "No labels to answer with",
+                got=repr(labels),
+                expected="a list of names, or None for all",
+            )
         wanted = {spec.label_map.id_of(name) for name in labels}
         for index in range(len(thresholds)):
             if index + 1 not in wanted:

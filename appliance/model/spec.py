@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from appliance.errors import ConfigError
@@ -99,6 +100,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         LabelMap(self.labels)
+        for field in fields(self):
+            if type(field.default) in (int, float):
+                number = plain_number(field.name, getattr(self, field.name), type(field.default))
+                object.__setattr__(self, field.name, number)
         _one_of("architecture", self.architecture, ARCHITECTURES)
         if self.architecture == COMPACT:
             _one_of("backbone", self.backbone, COMPACT_BACKBONES)
@@ -175,6 +180,27 @@ class ModelSpec:
         height, width = size_hw
         scale = min(self.shorter_side_px / min(size_hw), self.longer_side_px / max(size_hw))
         return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def plain_number(name: str, value: object, kind: type[int] | type[float]) -> float:
+    """A setting as a plain number, which JSON can hold where numpy's cannot.
+
+    Args:
+        name: Of the setting, for the error.
+        value: As the user gave it.
+        kind: `int` wants a whole number.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    # bool is a whole number to Python.
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        raise ConfigError(
+            f"{name} has the wrong type",
+            got=repr(value)[:40],
+            expected="a whole number" if kind is int else "a number",
+        )
+    return kind(value)
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

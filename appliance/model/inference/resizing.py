@@ -15,6 +15,8 @@ import torch.nn.functional as F
 
 SIZE_DIVISOR = 32
 """Inputs are padded to a multiple of the coarsest stride of a backbone."""
+MAX_PADDING_SHARE = 0.1
+"""Of a batch, at the default input sizes, for pictures up to twice as long as wide."""
 
 
 def padded_hw(resized_hw: tuple[int, int]) -> tuple[int, int]:
