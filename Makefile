@@ -16,7 +16,7 @@ INSTALL = $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup setup-dev demo test test-all check format bench requirements clean
+.PHONY: help setup setup-dev demo test test-all check format bench requirements grpc-messages clean
 help:
 	@echo "make demo      set up .venv and run the main job: data, training, scores, service, report"
 	@echo "make test      set up what tests need besides, and run them (about half an hour on 2 cores)"
@@ -78,6 +78,11 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11
 requirements: setup
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) --extra test --extra bench --extra export --extra gpu-jpeg --extra video -o requirements-dev.txt
+
+# The messages of the Open Inference Protocol over gRPC; the generator is needed for nothing else.
+grpc-messages: setup
+	$(BIN)/uv run --no-project --with grpcio-tools==1.81.1 python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+		serve_app/inference_protocol/grpc_messages.proto
 
 clean:
 	rm -rf $(VENV) .cache demo build runs *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

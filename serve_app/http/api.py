@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from serve_app.http import detect, frames, score, status, stream
 from serve_app.http.error_answers import install_error_handlers
 from serve_app.http.service import Service
+from serve_app.inference_protocol import routes as inference_protocol
 from serve_app.scoring.models import ModelPool
 from serve_app.security.admission import ByteBudget, Gate
 from serve_app.security.keys import KeyRing
@@ -18,7 +19,7 @@ from serve_app.settings import ServiceSettings
 _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
 `{"error": {"code", "message", "hint"}}`."""
 
-_ROUTES = (detect, stream, frames, score, status)
+_ROUTES = (detect, stream, frames, score, status, inference_protocol)
 
 
 def create_api(pool: ModelPool, settings: ServiceSettings) -> FastAPI:
