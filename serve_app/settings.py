@@ -12,6 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from appliance.access_keys import RateLimit
+from appliance.errors import ConfigError
+from serve_app.security.allowed_urls import AllowedUrls
+
 
 class ServiceSettings(BaseModel):
     """What to serve, with how many replicas, within which limits.
@@ -114,6 +118,24 @@ class ServiceSettings(BaseModel):
     keys: tuple[SecretStr, ...] = Field(
         (), description="Bearer keys, any of which opens scoring; none leaves it open."
     )
+    key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="File of `appliance keys`; on every machine with replicas; read again as it changes.",
+    )
+    key_rate: str | None = Field(
+        None,
+        description="Requests that a key without a limit of its own may make, in each replica: 20/s, 100/min.",
+    )
+    no_keys: bool = Field(False, description="Listen beyond loopback without any key.")
+
+    url_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts to fetch pictures from when clients send https URLs: a.example.com, "
+        "*.example.com, a.example.com:8443; none switches that off.",
+    )
+    max_url_bytes: int = Field(16 * 2**20, ge=1, description="Largest picture fetched from a URL.")
+    url_timeout_s: float = Field(10, gt=0, description="Longest time to fetch a picture.")
 
     @field_validator("models", mode="before")
     @classmethod
@@ -125,9 +147,9 @@ class ServiceSettings(BaseModel):
             raise ValueError("expected name=path, several separated by commas")
         return {name.strip(): path.strip() for name, _, path in pairs}
 
-    @field_validator("keys", mode="before")
+    @field_validator("keys", "url_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
+    def _split_texts(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
     @field_validator("keys")
@@ -136,6 +158,26 @@ class ServiceSettings(BaseModel):
         if not all(key.get_secret_value().strip() for key in keys):
             raise ValueError("a key is empty")
         return keys
+
+    @field_validator("key_rate")
+    @classmethod
+    def _check_rate(cls, rate: str | None) -> str | None:
+        try:
+            return None if rate is None else RateLimit.parse(rate).text
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        AllowedUrls(hosts)
+        return hosts
+
+    @model_validator(mode="after")
+    def _check_no_keys(self) -> ServiceSettings:
+        if self.no_keys and (self.keys or self.key_file):
+            raise ValueError("no_keys goes with neither keys nor key_file")
+        return self
 
     @model_validator(mode="after")
     def _check_replicas(self) -> ServiceSettings:

@@ -16,6 +16,7 @@ from appliance.cli import (
     data,
     demo,
     evaluate,
+    keys,
     models,
     runs,
     score,
@@ -47,6 +48,7 @@ app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 
 
