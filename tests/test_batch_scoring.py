@@ -1,5 +1,8 @@
 import json
 import logging
+import os
+import re
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -161,6 +164,23 @@ def test_an_existing_output_is_refused_and_stays(job, pictures, tiny_model_path)
     assert len(read_records(job.output_uri)) == len(LISTED)
 
 
+def test_who_wants_drawings_of_what_is_scored_already_is_told_how(
+    job, pictures, tiny_model_path, tmp_path, caplog
+):
+    config = BatchScoringConfig(
+        progress="off",
+        max_image_pixels=LIMITS.max_pixels,
+        annotated_uri=str(tmp_path / "drawn"),
+    )
+    score_input(tiny_model_path, pictures, job.output_uri, config=config)
+    assert "no pictures are drawn into" in caplog.text
+    assert not (tmp_path / "drawn").exists()
+    write_files(tmp_path, {"drawn/0000000-a.jpg": GOOD})  # as when the job was begun with them
+    caplog.clear()
+    score_input(tiny_model_path, pictures, job.output_uri, config=config)
+    assert "drawn" not in caplog.text
+
+
 def test_overwriting_replaces_all_rows(tmp_path, tiny_model_path, ray_cluster, monkeypatch):
     # Relative paths, as a user types them: workers may run elsewhere, rows tell the whole path.
     monkeypatch.chdir(tmp_path)
@@ -255,28 +275,32 @@ def test_a_job_that_lost_a_part_is_not_committed(tmp_path, tiny_model_path):
 
 def test_a_picture_that_went_away_is_an_error_row(tmp_path, tiny_model_path):
     write_files(tmp_path, {"a.jpg": GOOD})
+    os.mkfifo(tmp_path / "pipe.jpg")  # to open it would wait for somebody who writes
     scorer = PartScorer(ScorerSettings(str(tiny_model_path), LIMITS))
-    outcome = scorer.score_part(part_job(tmp_path, ["gone.jpg", "a.jpg"]))
+    outcome = scorer.score_part(part_job(tmp_path, ["gone.jpg", "a.jpg", "pipe.jpg"]))
     part_path = tmp_path / "part.parquet"
-    assert (outcome.counts.index, outcome.counts.rows) == (0, 2)
-    assert outcome.counts.errors_by_kind == {"missing": 1}
+    assert (outcome.counts.index, outcome.counts.rows) == (0, 3)
+    assert outcome.counts.errors_by_kind == {"missing": 2}
+    assert "got a pipe, socket or device" in outcome.counts.error_examples["missing"][1]
     assert outcome.counts.size_bytes == part_path.stat().st_size
     frame = pd.read_parquet(part_path)
-    assert frame["error_kind"].tolist()[0] == "missing"
+    assert frame["error_kind"].fillna("").tolist() == ["missing", "", "missing"]
     assert pd.isna(frame["content_sha256"][0])
 
 
 def test_progress_is_a_bar_or_a_line(capsys, caplog):
     caplog.set_level(logging.INFO, logger="appliance")
     with ImageProgress(3, "bar") as progress:
-        progress.advance(1)
-        progress.advance(2)
+        progress.advance(1, time.time())
+        progress.advance(2, time.time())
     assert "3/3" in capsys.readouterr().err
     assert caplog.messages == []
-    with ImageProgress(4, "auto", done=1) as progress:  # stderr is no terminal here
-        progress.advance(1)
-        progress.advance(2)
+    # Parts that two workers began 10 s ago and finish in the same moment; stderr is no terminal here.
+    with ImageProgress(41, "auto", done=1) as progress:
+        progress.advance(20, time.time() - 10)
+        progress.advance(20, time.time() - 9)
     (message,) = caplog.messages
-    assert message.startswith("scored 4 of 4 pictures")
-    assert message.endswith("images/s, 0:00:00 left")
+    speed = re.fullmatch(r"scored 41 of 41 pictures, (.*) images/s, 0:00:00 left", message)
+    assert speed is not None
+    assert 3.5 < float(speed[1]) <= 4.0
     assert capsys.readouterr().out == ""

@@ -12,6 +12,7 @@ only numbers, in few large tasks: each task costs it about a tenth of a second.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -35,6 +36,9 @@ from appliance.model.device import resolve_device
 from appliance.on_ray import cluster
 from appliance.on_ray.job_run import Scored, pool_for, run_job
 from appliance.on_ray.part_pool import WorkerPool
+from appliance.storage import folders
+
+logger = logging.getLogger(__name__)
 
 MIN_IMAGES_PER_PART = 16
 MAX_IMAGES_PER_PART = 1024
@@ -131,6 +135,7 @@ def _score(
             start = start_job(folder, request, list_pictures, existing)
             if isinstance(start, Nothing):
                 summary = start.summary
+                _tell_if_undrawn(config)
             else:
                 cluster.connect(address)
                 job = (
@@ -152,6 +157,17 @@ def _check_gpu_jpeg(config: BatchScoringConfig, address: str | None) -> None:
     has_gpus = config.gpus_per_worker != 0
     if not has_gpus or not cluster.joins_a_cluster(address):
         GpuJpegDecoder.beside(resolve_device("auto" if has_gpus else "cpu"))
+
+
+def _tell_if_undrawn(config: BatchScoringConfig) -> None:
+    """Says that nothing is drawn where all is scored already; a job that was begun with it has drawn."""
+    uri = config.annotated_uri
+    if uri is not None and not folders.entries(storage.absolute(uri)):
+        logger.warning(
+            "no pictures are drawn into %s: that is done while scoring, "
+            "which `--overwrite` begins anew",
+            uri,
+        )
 
 
 def _begin(

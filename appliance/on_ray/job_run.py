@@ -56,7 +56,7 @@ def run_job(job: UnfinishedJob, request: JobRequest, config: BatchScoringConfig)
                 check_version(outcome.counts, version)
                 outcomes.append(outcome)
                 parts[outcome.counts.index] = outcome.counts
-                progress.advance(outcome.counts.rows)
+                progress.advance(outcome.counts.rows, outcome.started_s)
                 check_error_rate(parts.values(), images, config.max_error_rate, job)
         check_complete(parts, job)
     except BaseException:

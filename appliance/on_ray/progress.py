@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from datetime import timedelta
@@ -19,7 +20,7 @@ LOG_INTERVAL_S = 10.0
 
 
 class ImageProgress:
-    """Counts pictures done, with their rate since the first ones came in.
+    """Counts pictures done, with their rate since work on the first of them began.
 
     Args:
         total: Pictures to do.
@@ -33,8 +34,8 @@ class ImageProgress:
         self._total = total
         self._style = style
         self._before = self._done = done
-        self._started_s = self._logged_s = time.perf_counter()
-        self._counted_from = done
+        self._began_s = math.inf
+        self._logged_s = time.perf_counter()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -50,25 +51,31 @@ class ImageProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self, images: int) -> None:
-        """So many more pictures are done."""
+    def advance(self, images: int, began_s: float) -> None:
+        """So many more pictures are done.
+
+        Args:
+            images: How many.
+            began_s: When work on them began, seconds since the epoch. Parts of several workers arrive together,
+                so times of arrival say nothing of the rate.
+        """
         self._done += images
-        now_s = time.perf_counter()
-        per_s = (self._done - self._counted_from) / max(now_s - self._started_s, 1e-9)
-        is_first = self._counted_from == self._before
-        if is_first:
-            # Their time is that of the start: what is measured from here on says how long the rest takes.
-            self._started_s, self._counted_from = now_s, self._done
+        self._began_s = min(self._began_s, began_s)
+        per_s = (self._done - self._before) / max(time.time() - self._began_s, 1e-3)
         if self._bar is not None:
-            rate = "" if is_first else f"{per_s:.1f} images/s"
-            self._bar.update(self._task, advance=images, rate=rate)
+            self._bar.update(self._task, advance=images, rate=f"{per_s:.1f} images/s")
             return
-        is_last = self._done == self._total
-        due = not is_first and now_s - self._logged_s >= LOG_INTERVAL_S
-        if self._style == "log" and (due or is_last):
+        now_s = time.perf_counter()
+        due = now_s - self._logged_s >= LOG_INTERVAL_S
+        if self._style == "log" and (due or self._done == self._total):
             left = timedelta(seconds=round((self._total - self._done) / per_s))
-            speed = "" if is_first else f", {per_s:.1f} images/s, {left} left"
-            logger.info("scored %d of %d pictures%s", self._done, self._total, speed)
+            logger.info(
+                "scored %d of %d pictures, %.1f images/s, %s left",
+                self._done,
+                self._total,
+                per_s,
+                left,
+            )
             self._logged_s = now_s
 
 

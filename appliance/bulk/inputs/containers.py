@@ -7,6 +7,7 @@ members of an archive unpacked. Containers that must be read in order do their w
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from appliance import storage
 from appliance.bulk.inputs.listing import PictureRef
-from appliance.errors import ImageError
+from appliance.errors import ImageError, StorageError
 from appliance.images.decoding import DecodedImage
 
 
@@ -68,10 +69,25 @@ class Files(AbstractContextManager["Files"]):
             yield partial(self._fetch, ref.image_uri)
 
     def _fetch(self, uri: str) -> bytes:
+        _refuse_pipes(uri)
         data = storage.read_bytes(uri, max_bytes=self._max_bytes + 1)
         if len(data) > self._max_bytes:
             raise too_large(uri, self._max_bytes)
         return data
+
+
+def _refuse_pipes(uri: str) -> None:
+    """Refuses a named pipe, socket or device, whose reader would wait for ever or get no end."""
+    if storage.is_remote(uri):
+        return
+    try:
+        mode = storage.local_path(uri).stat().st_mode
+    except (OSError, ValueError):
+        return  # whoever reads it says why it cannot be read
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise StorageError(
+            "Cannot read the file", where=uri, got="a pipe, socket or device", expected="a file"
+        )
 
 
 def too_large(image_uri: str, max_bytes: int) -> ImageError:
