@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
+import ipaddress
 import json
+import ssl
 
 import aiohttp
 import numpy as np
 import pytest
 from factories import encoded, jpeg_bytes, picture
+from https_server import HOST, answer, https_server, make_certificate
 from PIL import Image
 from serving import (
     JPEG_TYPE,
@@ -24,12 +28,14 @@ from serving import (
 )
 from torchvision.transforms.v2.functional import resize, to_image, to_pil_image
 
+from appliance.access_keys import RateLimit, add_key
 from appliance.images.drawing import draw_detections
 from appliance.records import Record, records_agree
 from appliance.scoring import ImageScorer
 from serve_app.http.api import create_api
 from serve_app.scoring.engine import ScoringEngine
 from serve_app.scoring.models import ModelPool
+from serve_app.security.url_fetching import UrlFetcher
 
 FIRST, SECOND = jpeg_bytes((128, 96), seed=1), jpeg_bytes((96, 128), seed=2)
 WAIT_S = 60.0
@@ -178,6 +184,59 @@ def test_resizing_keeps_boxes_in_pixels_of_the_original(url, scorer):
 def test_urls_are_off_unless_hosts_are_allowed(url):
     status, answer = post_json(url, {"image": {"url": "https://example.com/a.jpg"}})
     assert (status, answer["error"]["code"]) == (403, "urls_disabled")
+
+
+def test_pictures_of_listed_hosts_are_fetched_and_dead_links_are_told(tiny_model_path, tmp_path):
+    make_certificate(tmp_path)
+    settings = settings_for(tiny_model_path)
+    names = {"/a.jpg": answer(FIRST), "/none.jpg": answer(b"", "404 Not Found")}
+
+    async def here(host):
+        return ["127.0.0.1"]
+
+    async def scenario():
+        async with https_server(tmp_path, names) as server:
+            fetcher = UrlFetcher(
+                [f"{HOST}:{server.port}"],
+                resolve=here,
+                also_allowed=[ipaddress.ip_network("127.0.0.1/32")],
+                ssl_context=ssl.create_default_context(cafile=tmp_path / "cert.pem"),
+            )
+            address = f"https://{HOST}:{server.port}"
+            bodies = [
+                {"image": {"url": f"{address}/a.jpg"}},
+                {"image": {"url": f"{address}/none.jpg"}},
+                {"image": {"url": "https://elsewhere.example/a.jpg"}},
+                {"images": [{"image": {"url": f"{address}/a.jpg"}, "name": "b"}, text_of(SECOND)]},
+            ]
+            with serving(create_api(ModelPool.load(settings), settings, fetcher)) as url:
+                return [
+                    await request(f"{url}/v1/detect", data=json.dumps(body), headers=JSON_TYPE)
+                    for body in bodies
+                ]
+
+    answers = [(status, json.loads(body)) for status, _, body in asyncio.run(scenario())]
+    (status, first), dead, elsewhere, (_, several) = answers
+    assert (status, first["content_sha256"]) == (200, hashlib.sha256(FIRST).hexdigest())
+    assert (dead[0], dead[1]["error"]["code"]) == (424, "url_bad_answer")
+    assert (elsewhere[0], elsewhere[1]["error"]["code"]) == (403, "url_not_allowed")
+    assert [row["image_uri"] for row in several["results"]] == ["b", "images[1]"]
+    assert several["results"][0]["detections"] == first["detections"]
+
+
+def test_keys_of_a_file_open_and_their_rates_are_kept(tiny_model_path, tmp_path):
+    file = tmp_path / "keys.txt"
+    slow, fast = add_key(file, "slow", rate=RateLimit.parse("1/min", 2)), add_key(file, "fast")
+    with plain_service(tiny_model_path, key_file=str(file)) as url:
+
+        def statuses(token, count):
+            headers = {**JPEG_TYPE, "Authorization": f"Bearer {token}"}
+            path = f"{url}/v1/detect"
+            return [ask(path, data=FIRST, headers=headers)[0] for _ in range(count)]
+
+        assert statuses(slow, 3) == [200, 200, 429]
+        assert statuses(fast, 3) == [200, 200, 200]
+        assert statuses("other", 1) == [401]
 
 
 def test_a_client_sets_an_earlier_deadline(scorer):

@@ -14,6 +14,8 @@ from serve_app.inference_protocol import routes as inference_protocol
 from serve_app.scoring.models import ModelPool
 from serve_app.security.admission import ByteBudget, Gate
 from serve_app.security.keys import KeyRing
+from serve_app.security.rate_limits import RateLimits
+from serve_app.security.url_fetching import UrlFetcher
 from serve_app.settings import ServiceSettings
 
 _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
@@ -22,15 +24,29 @@ _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
 _ROUTES = (detect, stream, frames, score, status, inference_protocol)
 
 
-def create_api(pool: ModelPool, settings: ServiceSettings) -> FastAPI:
-    """The whole HTTP interface on top of the models of `pool`, which it closes at shutdown."""
+def create_api(
+    pool: ModelPool, settings: ServiceSettings, urls: UrlFetcher | None = None
+) -> FastAPI:
+    """The whole HTTP interface.
+
+    Args:
+        pool: The models; closed at shutdown.
+        settings: Limits, keys, and so on.
+        urls: Fetches pictures from URLs, instead of what the settings say; closed at shutdown, too.
+
+    Raises:
+        ConfigError: The key file cannot be read, or has no keys.
+    """
+    keys = KeyRing.of(settings)
     service = Service(
         settings=settings,
         pool=pool,
         gate=Gate(settings.max_ongoing_requests, settings.max_queued_requests),
         bodies=ByteBudget(settings.max_bodies_bytes),
         streams=Gate(settings.max_streams, 0),
-        keys=KeyRing(key.get_secret_value() for key in settings.keys),
+        keys=keys,
+        rates=RateLimits(keys.rate_of),
+        urls=urls or UrlFetcher.of(settings),
     )
 
     @asynccontextmanager

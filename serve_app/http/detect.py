@@ -57,7 +57,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                     engine.scorer.predictor.labels.id_of(label)
                 results = await asyncio.gather(
                     *(
-                        result_of(picture, engine, service, options, scope.timings)
+                        result_of(picture, engine, service, options, scope.timings, scope.hold)
                         for picture in sent.pictures
                     )
                 )

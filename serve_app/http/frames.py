@@ -76,7 +76,7 @@ async def _identify(socket: WebSocket, service: Service) -> None:
         message = await _received(socket, service, "text")
         value = validated(FirstMessage, parse_json(message) if message else {}, "")
         authorization = f"Bearer {value.key}"
-    socket.state.key_name = service.keys.identify(authorization)
+    socket.state.key_name = service.admit(authorization)
 
 
 async def _received(socket: WebSocket, service: Service, kind: str) -> bytes | str | None:

@@ -12,7 +12,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serve_app.errors import RequestError
 
-
 # What a client gets wrong is told to the client, and by it alone: the parser's warnings would let anyone
 # fill the log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)

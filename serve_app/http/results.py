@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.errors import ApplianceError, ServiceError
@@ -36,15 +37,24 @@ async def result_of(
     service: Service,
     options: DetectOptions,
     timings: Timings,
+    hold: Callable[[int], None] | None = None,
 ) -> Result:
     """Fetches the picture if it is elsewhere, scores it, and keeps what was asked for.
+
+    Args:
+        picture: What was sent.
+        engine: The model.
+        service: Fetches URLs.
+        options: What to keep.
+        timings: Where the time goes.
+        hold: Told of the bytes that are fetched; may refuse them.
 
     Raises:
         ServiceError: Not the picture but the service is to blame.
     """
     data = b""
     try:
-        data = await _bytes_of(picture, service, timings)
+        data = await _bytes_of(picture, service, timings, hold)
         record = await engine.score(
             data, picture.name, resize_wh=options.resize_wh, timings=timings
         )
@@ -62,7 +72,12 @@ async def result_of(
     return Result(chosen, data)
 
 
-async def _bytes_of(picture: SentPicture, service: Service, timings: Timings) -> bytes:
+async def _bytes_of(
+    picture: SentPicture,
+    service: Service,
+    timings: Timings,
+    hold: Callable[[int], None] | None,
+) -> bytes:
     if isinstance(picture.content, ApplianceError):
         raise picture.content
     if picture.url is None:
@@ -75,4 +90,4 @@ async def _bytes_of(picture: SentPicture, service: Service, timings: Timings) ->
             hint="Send the picture itself, or have the operator allow hosts with url_hosts",
         )
     with timings.stage("receive"):
-        return await service.urls.fetch(picture.url)
+        return await service.urls.fetch(picture.url, hold)

@@ -263,7 +263,7 @@ def detect_responses() -> dict[int | str, dict[str, Any]]:
     picture = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
     return {
         200: {"description": "A record, several of them, or an annotated picture", **picture},
-        **error_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
+        **error_responses(400, 401, 403, 404, 408, 413, 415, 422, 424, 429, 503, 504),
     }
 
 
@@ -302,7 +302,7 @@ _MEANINGS = {
     415: "The content type or the picture format is not read",
     422: "A field or an option is wrong",
     429: "The key is used too often; try again after Retry-After seconds",
-    502: "The picture could not be fetched from its URL",
+    424: "The picture could not be fetched from its URL",
     503: "Too many requests wait; try again after Retry-After seconds",
     504: "The answer took too long",
 }

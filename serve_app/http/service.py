@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from fastapi import Request
 
@@ -22,6 +21,8 @@ from serve_app.scoring.models import ModelPool
 from serve_app.scoring.timings import Timings
 from serve_app.security.admission import ByteBudget, Gate
 from serve_app.security.keys import KeyRing
+from serve_app.security.rate_limits import RateLimits
+from serve_app.security.url_fetching import UrlFetcher
 from serve_app.settings import ServiceSettings
 
 _HUNG_UP = "http.disconnect"
@@ -62,6 +63,18 @@ class ScoringRequest:
         self._has_place = True
         return body
 
+    def hold(self, count: int) -> None:
+        """Counts bytes that the request holds: of its body, and of pictures fetched for it.
+
+        Raises:
+            RequestError: 413, they are too many for one request; 503, for all together.
+        """
+        max_bytes = self._service.settings.max_body_bytes
+        if self._held_bytes + count > max_bytes:
+            raise body_too_large(max_bytes)
+        self._service.bodies.take(count)
+        self._held_bytes += count
+
     def note(self, *records: Record) -> None:
         """Tells whoever counts and logs what has been answered."""
         self._request.state.records.extend(records)
@@ -81,10 +94,7 @@ class ScoringRequest:
             raise body_too_large(max_bytes)
         chunks: list[bytes] = []
         async for chunk in self._request.stream():
-            if self._held_bytes + len(chunk) > max_bytes:
-                raise body_too_large(max_bytes)
-            self._service.bodies.take(len(chunk))
-            self._held_bytes += len(chunk)
+            self.hold(len(chunk))
             chunks.append(chunk)
         if self._held_bytes == 0:
             raise RequestError(
@@ -99,18 +109,6 @@ class ScoringRequest:
         self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
-class Fetcher(Protocol):
-    """Fetches pictures for clients; see `serve_app.security.url_fetching`."""
-
-    async def fetch(self, url: str) -> bytes:
-        """The bytes at `url`, or a RequestError."""
-        ...
-
-    async def close(self) -> None:
-        """Closes its connections."""
-        ...
-
-
 @dataclass(frozen=True)
 class Service:
     """The parts of one replica that its routes use.
@@ -122,6 +120,7 @@ class Service:
         bodies: Memory for bodies.
         streams: Places for open streams, each of whose pictures takes a place of `gate` besides.
         keys: Who may come in.
+        rates: How often.
         urls: Fetches pictures, or None where that is off.
     """
 
@@ -131,15 +130,29 @@ class Service:
     bodies: ByteBudget
     streams: Gate
     keys: KeyRing
-    urls: Fetcher | None = None
+    rates: RateLimits
+    urls: UrlFetcher | None = None
 
-    def identify(self, request: Request) -> None:
+    async def identify(self, request: Request) -> None:
         """A dependency of routes: whose request it is, as `request.state.key_name`.
 
+        A coroutine, so that it runs in the event loop, which the keys belong to.
+
         Raises:
-            RequestError: 401, the service asks for a key and this is none of its keys.
+            RequestError: 401, the service asks for a key and this is none of its keys; 429, the key is used
+                too often.
         """
-        request.state.key_name = self.keys.identify(request.headers.get("authorization"))
+        request.state.key_name = self.admit(request.headers.get("authorization"))
+
+    def admit(self, authorization: str | None) -> str | None:
+        """The name of the key that may make one more request, or None when keys are off.
+
+        Raises:
+            RequestError: As `identify`.
+        """
+        key_name = self.keys.identify(authorization)
+        self.rates.take(key_name)
+        return key_name
 
     @asynccontextmanager
     async def scoring_request(self, request: Request) -> AsyncIterator[ScoringRequest]:
