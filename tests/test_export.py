@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from appliance.errors import ConfigError, ModelFileError
 from appliance.images.decoding import DecodedImage
 from appliance.model import model_file
 from appliance.model.export import parity
-from appliance.model.export.files import export_onnx, export_torchscript
+from appliance.model.export.files import export_onnx, export_torchscript, is_exported
 from appliance.model.export.graph import DetectorGraph
 from appliance.model.predictor import Predictor
 from appliance.model.spec import ARCHITECTURES, COMPACT, ModelSpec
@@ -87,9 +88,9 @@ def test_any_batch_of_any_size_gets_the_detectors_answers(
         found = parity._detections(
             (boxes[[index]], scores[[index]], class_ids[[index]], counts[[index]])
         )[0]
-        differences, missed = parity._match(expected, found, predictor)
-        assert (np.max(differences, axis=0) < (0.05, 1e-4)).all()
-        assert missed == 0
+        pairs = parity._match(expected, found, predictor)
+        assert (np.max(pairs.differences, axis=0) < (0.05, 1e-4)).all()
+        assert pairs.only_expected == pairs.only_found == []
         assert len(expected) > 3
         assert not boxes[index, counts[index] :].any()
         assert not scores[index, counts[index] :].any()
@@ -160,6 +161,43 @@ def test_an_onnx_file_has_open_sizes(files) -> None:
     ]
 
 
+def runner_of(predictor: Predictor) -> parity.Runner:
+    """A file that answers as this predictor does."""
+
+    def run(images: np.ndarray) -> parity.Outputs:
+        size_hw = images.shape[2:]
+        pictures = [DecodedImage(torch.from_numpy(image), size_hw) for image in images]
+        answers = [(a.boxes_xyxy, a.scores, a.class_ids) for a in predictor.predict(pictures)]
+        counts = np.array([len(scores) for _, scores, _ in answers])
+        boxes, scores, class_ids = (np.stack(values) for values in zip(*answers, strict=True))
+        return boxes, scores, class_ids, counts
+
+    return run
+
+
+def test_what_rounding_decides_does_not_count(model_path, monkeypatch) -> None:
+    monkeypatch.setattr(parity, "SHAKES", 2)
+    model, pictures = model_file.load(str(model_path)), parity.drawn_pictures()[4:6]
+    unlike = parity.Parity(10, 300, 0, 7, 0.1, 1e-6)
+    assert not unlike.is_good  # too many for a file that proves anything
+    assert replace(unlike, rounded=6).is_good
+    assert not replace(unlike, rounded=0, unmatched=1).is_good
+    few = parity.Parity(1, 10, 0, 2, 0.1, 1e-6)
+    assert few.is_good  # one pair is always allowed
+    # So much noise that some answers differ; with the seed that made them they are all found again.
+    monkeypatch.setattr(parity, "WEIGHT_NOISE", 1e-2)
+    last = 1
+    otherwise = Predictor(parity._shaken(model.network, last), model.spec, device="cpu")
+    found = parity.compare(runner_of(otherwise), model, pictures)
+    assert found.rounded > 0
+    assert found.unmatched == 0
+    # Next to none, and the same answers are wrong ones.
+    monkeypatch.setattr(parity, "WEIGHT_NOISE", 1e-12)
+    found = parity.compare(runner_of(otherwise), model, pictures)
+    assert found.rounded == 0
+    assert not found.is_good
+
+
 @pytest.mark.parametrize("export", [export_onnx, export_torchscript])
 def test_a_file_that_answers_otherwise_is_not_written(
     model_path, tmp_path, monkeypatch, export
@@ -172,6 +210,7 @@ def test_a_file_that_answers_otherwise_is_not_written(
         return (boxes + 2, *rest)
 
     monkeypatch.setattr(DetectorGraph, "forward", wrong)
+    monkeypatch.setattr(parity, "SHAKES", 1)  # for speed: none of them moves a box by two pixels
     with pytest.raises(
         ModelFileError, match="gives other answers than the detector.* on 2 pictures"
     ):
@@ -214,6 +253,32 @@ def test_the_command_checks_on_pictures_of_the_user_and_says_what_it_found(
     (tmp_path / "empty").mkdir()
     assert run_appliance(*export, "--pictures", tmp_path / "empty") == 1
     assert capsys.readouterr().err.startswith("error: No pictures there")
+
+
+def test_the_command_loses_nothing_that_is_there(
+    run_appliance, model_path, files, tmp_path, capsys
+) -> None:
+    """Neither the model nor anything else; an earlier export only when that is wanted."""
+    model, notes = tmp_path / "m.safetensors", tmp_path / "notes.onnx"
+    model.write_bytes(model_path.read_bytes())
+    notes.write_text("my notes")
+    for out in (model, notes):
+        before = out.read_bytes()
+        assert run_appliance("models", "export", model, "--out", out, "--overwrite") == 1
+        assert "There is a file already, and it is no detector graph of" in capsys.readouterr().err
+        assert out.read_bytes() == before
+    for kind, path in files.items():
+        export = ("models", "export", model, "--format", kind, "--out", path)
+        assert run_appliance(*export) == 1
+        assert "There is a detector graph already" in capsys.readouterr().err
+        assert is_exported(str(path))
+    earlier = tmp_path / "m.pt"
+    earlier.write_bytes(files["torchscript"].read_bytes())
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes())
+    again = ("--format", "torchscript", "--overwrite", "--pictures", tmp_path)
+    assert run_appliance("models", "export", model, *again) == 0
+    assert run_appliance("models", "export", model, "--out", tmp_path) == 1
+    assert "got a folder" in capsys.readouterr().err
 
 
 def test_the_command_writes_beside_the_model_unless_told_otherwise(model_path, tmp_path) -> None:

@@ -20,6 +20,7 @@ import torch
 from appliance.detections import Detections
 from appliance.images.decoding import DecodedImage, decode_image
 from appliance.model.faster_rcnn import build_network
+from appliance.model.inference.stage_times import STAGES
 from benchmarks import proposals_curve
 from benchmarks.model_speed.cases import TrainingStage, case_of, spec_of
 from benchmarks.model_speed.memory import peak_memory
@@ -117,6 +118,12 @@ def test_the_benchmark_runs_with_only_torch_torchvision_numpy_pillow_and_safeten
         assert one["ratio"] == pytest.approx(statistics.median(a / b for a, b in walls_s))
         assert 0 <= one["ap50"] <= 1
         assert 0 <= one["reference_ap50"] <= 1
+        for side in ("", "reference_"):
+            assert one[f"{side}images_per_s"] > 0
+            assert one[f"{side}latency_ms"].keys() == {"p50", "p99", "n"}
+            assert (one[f"{side}peak_memory_mib"] or 0) >= 0  # None where the kernel does not tell
+        assert list(one["stages"]) == ["decode", *STAGES]
+        assert sum(one["stages"].values()) == pytest.approx(1)
         assert one["coco_ap"] is one["reference_coco_ap"] is None
         assert one["weights"]["steps"] == 2
     assert "faster-coco-eval" in printed["coco"]

@@ -48,15 +48,22 @@ def export(
         str | None,
         typer.Option(help="Folder of pictures to check the export on, instead of drawn ones."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a model as ONNX or TorchScript; it is run on ten pictures before it counts as done.
 
     Example: appliance models export fridge.safetensors --format onnx
     """
-    from appliance.model.export.files import export_onnx, export_torchscript
+    from appliance.model.export.files import export_onnx, export_torchscript, is_exported
+    from appliance.training.output_place import OutputKind, check_output_place
 
-    target = out or str(PurePath(model).with_suffix(_ENDINGS[file_format]))
+    ending = _ENDINGS[file_format]
+    target = out or str(PurePath(model).with_suffix(ending))
+    kind = OutputKind("detector graph", f"model{ending}", is_exported)
+    check_output_place(target, kind, overwrite=overwrite)
     write = export_onnx if file_format is ExportFormat.ONNX else export_torchscript
     exported = write(model, target, pictures=None if pictures is None else _read(pictures))
     if json:
@@ -71,6 +78,7 @@ def export(
             ("pictures compared", parity.pictures),
             ("detections compared", parity.detections),
             ("without a counterpart", parity.unmatched),
+            ("  but for those that rounding decides", parity.rounded),
             ("largest difference of a box, pixels", parity.max_box_difference_px),
             ("largest difference of a score", f"{parity.max_score_difference:.1e}"),
         ],

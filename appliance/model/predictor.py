@@ -86,7 +86,7 @@ class Predictor:
         exact: bool = False,
     ) -> None:
         for name, count in (("num_threads", num_threads), ("batch_size", batch_size)):
-            if count is not None and plain_number(name, count, int) < 1:
+            if count is not None and plain_number(name, count, whole=True) < 1:
                 raise ConfigError(f"{name} is out of range", got=count, expected=">= 1")
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -178,12 +178,12 @@ class Predictor:
         Raises:
             ConfigError: One of them is something else.
         """
-        images = [DecodedImage.of(image) for image in images]
+        pictures = [DecodedImage.of(image) for image in images]
         if self._exact is not None:
-            return [self._predict_exactly(self._exact, image) for image in images]
+            return [self._predict_exactly(self._exact, picture) for picture in pictures]
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            by_size[padded_hw(self._input_hw(image))].append(index)
+        for index, picture in enumerate(pictures):
+            by_size[padded_hw(self._input_hw(picture))].append(index)
         results: dict[int, Detections] = {}
         waiting: tuple[list[int], _Running] | None = None
         buckets = deque(by_size.values())
@@ -192,7 +192,7 @@ class Predictor:
             bucket = buckets.popleft()
             indices, rest = bucket[: self.batch_size], bucket[self.batch_size :]
             try:
-                running = self._start([images[index] for index in indices])
+                running = self._start([pictures[index] for index in indices])
             except torch.OutOfMemoryError:
                 if self._batches_are_halved or len(indices) == 1:
                     raise
@@ -206,7 +206,7 @@ class Predictor:
             waiting = indices, running
         if waiting is not None:
             results.update(zip(waiting[0], self._finish(waiting[1]), strict=True))
-        return [results[index] for index in range(len(images))]
+        return [results[index] for index in range(len(pictures))]
 
     def _halve_batches(self) -> None:
         self._batches_are_halved = True
@@ -290,7 +290,7 @@ def _score_thresholds(
     """One threshold for each class; infinite for classes that are not asked for."""
     thresholds = [spec.score_threshold] * len(spec.labels)
     for name, threshold in by_label.items():
-        if not 0 <= plain_number("score_threshold", threshold, float) <= 1:
+        if not 0 <= plain_number("score_threshold", threshold, whole=False) <= 1:
             raise ConfigError(
                 "A score threshold is out of range", where=name, got=threshold, expected="0..1"
             )

@@ -101,8 +101,9 @@ class ModelSpec:
     def __post_init__(self) -> None:
         LabelMap(self.labels)
         for field in fields(self):
-            if type(field.default) in (int, float):
-                number = plain_number(field.name, getattr(self, field.name), type(field.default))
+            if isinstance(field.default, int | float):
+                value = getattr(self, field.name)
+                number = plain_number(field.name, value, whole=isinstance(field.default, int))
                 object.__setattr__(self, field.name, number)
         _one_of("architecture", self.architecture, ARCHITECTURES)
         if self.architecture == COMPACT:
@@ -182,25 +183,25 @@ class ModelSpec:
         return max(1, int(height * scale)), max(1, int(width * scale))
 
 
-def plain_number(name: str, value: object, kind: type[int] | type[float]) -> float:
+def plain_number(name: str, value: object, *, whole: bool) -> float:
     """A setting as a plain number, which JSON can hold where numpy's cannot.
 
     Args:
         name: Of the setting, for the error.
         value: As the user gave it.
-        kind: `int` wants a whole number.
+        whole: It has to be a whole number.
 
     Raises:
         ConfigError: It is something else.
     """
     # bool is a whole number to Python.
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+    if not isinstance(value, Integral if whole else Real) or isinstance(value, bool):
         raise ConfigError(
             f"{name} has the wrong type",
             got=repr(value)[:40],
-            expected="a whole number" if kind is int else "a number",
+            expected="a whole number" if whole else "a number",
         )
-    return kind(value)
+    return int(value) if isinstance(value, Integral) and whole else float(value)
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:

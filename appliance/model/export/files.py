@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +35,14 @@ from appliance.model.export.parity import (
 )
 from appliance.model.inference.resizing import SIZE_DIVISOR
 from appliance.model.model_file import LoadedModel
-from appliance.model.predictor import Predictor
 
 ONNX_OPSET = 18
 METADATA_KEY = "appliance"
 """Of the JSON document in an ONNX file's metadata; in a TorchScript file it is the extra file of that name."""
 
+_TORCHSCRIPT_EXTRA = f"{METADATA_KEY}.json"
+_ONNX_BEGINS = b"\x08"  # the tag of the version of the format
+_MAX_METADATA_BYTES = 2**20
 _OUTPUTS = ("boxes", "scores", "class_ids", "counts")
 _EXAMPLE_SHAPE = (2, 3, 200, 300)
 
@@ -142,7 +145,7 @@ def export_torchscript(
         traced = torch.jit.trace(
             DetectorGraph(loaded.network, loaded.spec).eval(), (_example(),), check_trace=False
         )
-        extra = {f"{METADATA_KEY}.json": json.dumps(_document(loaded, "torchscript"))}
+        extra = {_TORCHSCRIPT_EXTRA: json.dumps(_document(loaded, "torchscript"))}
         torch.jit.save(traced, buffer, _extra_files=extra)
         data = buffer.getvalue()
         module = torch.jit.load(io.BytesIO(data), map_location="cpu")
@@ -153,6 +156,22 @@ def export_torchscript(
         return boxes.numpy(), scores.numpy(), class_ids.numpy(), counts.numpy()
 
     return _write_if_equal(data, run, loaded, out, "torchscript", pictures)
+
+
+def is_exported(uri: str) -> bool:
+    """Whether the file is one that these functions have written, whatever model it is of.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    data = storage.read_bytes(uri)
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return any(name.endswith(f"/{_TORCHSCRIPT_EXTRA}") for name in archive.namelist())
+    # The metadata is the last field of an ONNX file: key, then value, each behind its tag and length.
+    key = METADATA_KEY.encode()
+    entry = b"\x0a" + bytes([len(key)]) + key + b"\x12"
+    return data[:1] == _ONNX_BEGINS and entry in data[-_MAX_METADATA_BYTES:]
 
 
 def _example() -> torch.Tensor:
@@ -201,14 +220,13 @@ def _write_if_equal(
     format_name: str,
     pictures: Sequence[DecodedImage] | None,
 ) -> Exported:
-    predictor = Predictor(loaded.network, loaded.spec, device="cpu")
-    parity = compare(run, predictor, drawn_pictures() if pictures is None else pictures)
+    parity = compare(run, loaded, drawn_pictures() if pictures is None else pictures)
     if not parity.is_good:
         raise ModelFileError(
             f"The exported {format_name} gives other answers than the detector; nothing was written",
             where=out,
-            got=f"{parity.unmatched} detections without a counterpart, where the model gives "
-            f"{parity.detections} on {parity.pictures} pictures",
+            got=f"{parity.unmatched} detections without a counterpart and {parity.rounded} that rounding "
+            f"decides, where the model gives {parity.detections} on {parity.pictures} pictures",
             expected=f"for each one within {MAX_BOX_DIFFERENCE_PX} px and {MAX_SCORE_DIFFERENCE} of score",
             hint="Training that diverged can be the cause, or a defect here: report it with the model file",
         )
