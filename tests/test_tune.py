@@ -14,6 +14,7 @@ from factories import TINY, plan_for
 
 from appliance.cli.training_settings import read_settings
 from appliance.errors import ConfigError, TrainingError
+from appliance.on_ray.tuning import Search, check_search, search_on_ray, with_values
 from appliance.training.search import SearchRange, SearchResult, Trial, settings_document
 
 
@@ -26,6 +27,10 @@ from appliance.training.search import SearchRange, SearchResult, Trial, settings
         ("optimizer=sgd,adamw", SearchRange("optimizer", ("sgd", "adamw"))),
         ("learning_rate=1e-3,0.01", SearchRange("learning_rate", (0.001, 0.01))),
         ("fpn_channels=32,64", SearchRange("fpn_channels", (32, 64))),
+        (
+            "anchor_ratios=[1e-1,1,2],[1,2,4]",
+            SearchRange("anchor_ratios", ((0.1, 1, 2), (1, 2, 4))),
+        ),
     ],
 )
 def test_ranges_are_read(text, expected) -> None:
@@ -44,7 +49,11 @@ def test_ranges_are_read(text, expected) -> None:
         ("optimizer=sgd,sgd", "One value leaves nothing to search"),
         ("learning_rate=2:1", "The range is empty"),
         ("learning_rate=0:1:log", "begins above 0"),
-        ("learning_rat=0:1", "No setting to search for"),
+        (
+            "learning_rat=0:1",
+            "No setting to search for .got 'learning_rat'.. Did you mean 'learning_rate'",
+        ),
+        ("zebra=1:2", "No setting to search for.*expected one of accumulation_steps, "),
         ("steps=10:20", "No setting to search for"),
     ],
 )
@@ -116,12 +125,8 @@ def test_a_search_tries_the_recipe_first_and_writes_settings_that_train(
 def test_trials_that_fail_are_told_and_spoil_nothing_unless_all_do(
     tiny_scenes, monkeypatch, caplog
 ) -> None:
-    from appliance.on_ray.tuning import Search, search_on_ray
-
     images = tiny_scenes.images
     plan = plan_for(tiny_scenes, steps=2, optimizer="sgd")
-    with pytest.raises(ConfigError, match="learning_rate is out of range"):
-        search_on_ray(plan, images, images, Search((SearchRange.parse("learning_rate=-1,1"),)))
     wild = Search((SearchRange.parse("learning_rate=1e-3,1e30"),), trials=2, seed=0)
     caplog.set_level(logging.INFO, "appliance")
     found = search_on_ray(plan, images, images[:2], wild)
@@ -137,6 +142,35 @@ def test_trials_that_fail_are_told_and_spoil_nothing_unless_all_do(
 def test_what_is_no_range_is_told_before_anything_else(run_appliance, capsys) -> None:
     assert run_appliance("tune", "nowhere", "--range", "colour=1:2") == 1
     assert "error: No setting to search for" in capsys.readouterr().err
+    assert run_appliance("tune", "nowhere", "--range", "flip=0:1", "--hold-out", 0) == 1
+    assert "error: --hold-out is out of range (got 0.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ranges", "sentence"),
+    [
+        (["learning_rate=-1,1"], "learning_rate is out of range"),
+        (["backbone=resnet18,resnet1"], "Unknown backbone"),
+        (["anchor_sizes_px=8,16"], r"anchor_sizes_px is wrong: --range .got 8.*valid tuple"),
+        (["learning_rate=high,low"], "learning_rate is wrong: --range .got 'high'"),
+        (["batch_size=1.5,2"], "batch_size is wrong"),
+        (["architecture=fasterrcnn_compact,compact"], "Unknown architecture"),
+        (["flip=0:0.5", "flip=0.5:1"], "A setting has two ranges"),
+    ],
+)
+def test_what_no_trial_could_take_is_refused_before_a_cluster_starts(
+    tiny_scenes, ranges, sentence
+) -> None:
+    search = Search(tuple(map(SearchRange.parse, ranges)))
+    with pytest.raises(ConfigError, match=sentence):
+        check_search(plan_for(tiny_scenes, steps=2), tiny_scenes.images, search)
+
+
+def test_values_go_to_the_network_or_to_training(tiny_scenes) -> None:
+    plan = plan_for(tiny_scenes, steps=2)
+    assert with_values(plan, {}) == plan
+    changed = with_values(plan, {"anchor_sizes_px": (8, 16, 32), "flip": 0.25})
+    assert (changed.spec.anchor_sizes_px, changed.config.flip) == ((8, 16, 32), 0.25)
 
 
 def test_what_lies_at_out_is_not_lost(run_appliance, tmp_path, monkeypatch, capsys) -> None:

@@ -81,13 +81,18 @@ def tune(
     Example: appliance tune data/train --range learning_rate=1e-4:1e-2:log --trials 10
     """
     from appliance import storage
+    from appliance.errors import ConfigError
     from appliance.on_ray.cluster import connect
-    from appliance.on_ray.tuning import Search, search_on_ray
+    from appliance.on_ray.tuning import Search, check_search, search_on_ray
     from appliance.on_ray.workers import Workers, refuse_without_gpus
     from appliance.training.output_place import SETTINGS, check_output_place
     from appliance.training.plan import plan_training
     from appliance.training.search import SearchRange, settings_document
 
+    if not 0 < hold_out < 1:
+        raise ConfigError(
+            "--hold-out is out of range", got=hold_out, expected="a share above 0 and below 1"
+        )
     search = Search(
         tuple(SearchRange.parse(text) for text in ranges), trials, parallel, use_gpu, seed
     )
@@ -124,6 +129,7 @@ def tune(
     )
     if not quiet:
         show_plan(plan)
+    check_search(plan, held_out.images, search)
     connect(address)
     found = search_on_ray(plan, dataset.images, held_out.images, search, progress=not quiet)
     best = found.best

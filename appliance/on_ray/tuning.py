@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
@@ -17,10 +17,13 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from appliance.annotations.dataset import AnnotatedImage
-from appliance.errors import ApplianceError, TrainingError
+from appliance.config import parse_settings
+from appliance.errors import ApplianceError, ConfigError, TrainingError
+from appliance.model.spec import ModelSpec
 from appliance.on_ray.process_environment import variables
 from appliance.on_ray.scratch import scratch_folder
 from appliance.on_ray.training_loop import for_workers, images_for_workers
+from appliance.training.config import TrainingConfig
 from appliance.training.engine import train
 from appliance.training.plan import TrainingPlan
 from appliance.training.search import SearchRange, SearchResult, Trial
@@ -57,6 +60,31 @@ class Search:
     seed: int = 0
 
 
+def check_search(plan: TrainingPlan, validation: Sequence[AnnotatedImage], search: Search) -> None:
+    """Refuses, before any cluster has started, what could only fail in every trial.
+
+    Args:
+        plan: What all trials have in common.
+        validation: Pictures to compare on.
+        search: How to search.
+
+    Raises:
+        ConfigError: A value in a range is not allowed, or a setting has two ranges.
+        LabelError, DatasetError: The pictures cannot be measured on.
+    """
+    names = [searched.name for searched in search.ranges]
+    for searched in search.ranges:
+        if names.count(searched.name) > 1:
+            raise ConfigError(
+                "A setting has two ranges",
+                got=searched.name,
+                hint=f"Give all of its values in one: --range {searched.name}=A,B,C",
+            )
+        for value in searched.ends():
+            with_values(plan, {searched.name: value})
+    Validator(validation, plan.spec)
+
+
 def search_on_ray(
     plan: TrainingPlan,
     images: Sequence[AnnotatedImage],
@@ -78,13 +106,10 @@ def search_on_ray(
         progress: Log every trial that ends.
 
     Raises:
-        ConfigError: A value in a range is not allowed.
+        ConfigError, LabelError, DatasetError: As in `check_search`.
         TrainingError: Every trial failed.
     """
-    for searched in search.ranges:
-        for value in searched.ends():
-            with_values(plan, {searched.name: value})
-    Validator(validation, plan.spec)  # refuses unusable data here rather than in every trial
+    check_search(plan, validation, search)
     resources, parallel = _resources(search)
     task = (for_workers(plan), images_for_workers(images), images_for_workers(validation))
     space = {searched.name: _domain(searched) for searched in search.ranges}
@@ -137,14 +162,16 @@ def with_values(plan: TrainingPlan, values: Mapping[str, Any]) -> TrainingPlan:
     """The plan with other values of some settings of training or of the network.
 
     Raises:
-        ConfigError: One is out of range.
+        ConfigError: One is out of range, or of another type.
     """
     of_network = {name: value for name, value in values.items() if hasattr(plan.spec, name)}
     of_training = {name: value for name, value in values.items() if name not in of_network}
     return replace(
         plan,
-        spec=replace(plan.spec, **of_network),
-        config=replace(plan.config, **of_training),
+        spec=parse_settings(ModelSpec, {**asdict(plan.spec), **of_network}, source="--range"),
+        config=parse_settings(
+            TrainingConfig, {**asdict(plan.config), **of_training}, source="--range"
+        ),
     )
 
 

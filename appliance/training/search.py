@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -192,13 +193,16 @@ def _known_settings() -> set[str]:
 
 
 def _check_name(name: str) -> None:
-    known = _known_settings()
-    if name in _FIXED or name not in known:
-        raise ConfigError(
-            "No setting to search for",
-            got=repr(name),
-            expected=f"one of {', '.join(sorted(known - set(_FIXED)))}",
-        )
+    known = sorted(_known_settings() - set(_FIXED))
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        "No setting to search for",
+        got=repr(name),
+        expected=None if near else f"one of {', '.join(known)}",
+        hint=f"Did you mean {near[0]!r}" if near else None,
+    )
 
 
 def _is_whole(name: str) -> bool:
@@ -209,7 +213,9 @@ def _is_whole(name: str) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 1e-3 for text, because it has no point."""
+    """YAML takes 1e-3 for text, because it has no point; settings hold tuples, not lists."""
+    if isinstance(value, list):
+        return tuple(map(_number, value))
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
