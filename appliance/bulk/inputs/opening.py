@@ -10,7 +10,7 @@ from appliance.bulk.inputs import folders, lists, tables, tars, videos, zips
 from appliance.bulk.inputs.addresses import ending_of
 from appliance.bulk.inputs.containers import Container, Files
 from appliance.bulk.inputs.listing import InputKind, Listing
-from appliance.bulk.inputs.patterns import NameFilter, split_glob
+from appliance.bulk.inputs.patterns import NameFilter, no_pictures, split_glob
 from appliance.errors import ConfigError, StorageError
 from appliance.images.decoding import EXTENSIONS, ImageLimits
 
@@ -123,6 +123,9 @@ def _list_folder(uri: str, glob: str | None, names: NameFilter, options: InputOp
     if found:
         _check_options(options, "a table", uri, "--column")
         return tables.list_tables(found, options.column, source=uri)
+    if glob is not None and not pictures:
+        # Counted only now: who mistypes a pattern shall not look for pictures that are there.
+        raise no_pictures("the folder", uri, len(folders.files_below(uri, EXTENSIONS)))
     _check_options(options, "a folder of pictures", uri, "--include", "--exclude")
     return folders.listing_of(uri, pictures, names)
 
