@@ -132,8 +132,9 @@ def test_pixels_are_scored_as_the_picture_they_are(client, scorer, binary):
 def test_several_requests_at_once(client, scorer):
     records = scorer.score([("a", JPEGS[0])])
     waiting = [client.async_infer("tiny", [input_of(JPEGS[:1])]) for _ in range(6)]
-    for request in waiting:
-        assert_found(request.get_result(), records)
+    answers = [request.get_result() for request in waiting]
+    for answer in answers:
+        assert_found(answer, records)
 
 
 def test_options_choose_among_the_detections(client):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from appliance.errors import ApplianceError
@@ -31,12 +30,6 @@ class InferenceProtocolRoute(APIRoute):
                 return await handler(request)
             except ApplianceError as error:
                 return error_answer(request_error(error))
-            except RequestValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"])
-                return error_answer(
-                    RequestError(422, "invalid_parameter", f"{where}: {first['msg']}")
-                )
 
         return answer
 
