@@ -40,6 +40,10 @@ $(DEV_STAMP): $(RUNTIME_STAMP) requirements-dev.txt
 	@# Azure's emulator is a program for node. Where that is missing, its tests are skipped and say so.
 	@command -v npm >/dev/null || { echo "no npm here: tests against Azurite will be skipped"; touch $@; exit 0; }; \
 		npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite $(AZURITE) || echo "Azurite could not be installed: its tests will be skipped"
+	@# The page of the service is tested in a browser, which only root can install.
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	} >/dev/null 2>&1 || echo "no Chromium here: tests of the page in a browser will be skipped"
 	@touch $@
 
 setup: $(RUNTIME_STAMP)

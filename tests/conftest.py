@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import browser, tab  # noqa: F401 - fixtures
 from object_stores import (  # noqa: F401 - fixtures
     az_host,
     az_uri,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.http import detect, frames, score, status, stream
+from serve_app.http import detect, frames, page, score, status, stream
 from serve_app.http.error_answers import install_error_handlers
 from serve_app.http.service import Service
 from serve_app.inference_protocol import routes as inference_protocol
@@ -21,7 +21,7 @@ from serve_app.settings import ServiceSettings
 _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
 `{"error": {"code", "message", "hint"}}`."""
 
-_ROUTES = (detect, stream, frames, score, status, inference_protocol)
+_ROUTES = (detect, stream, frames, score, status, page, inference_protocol)
 
 
 def create_api(
