@@ -215,6 +215,7 @@ def test_wrong_settings_are_refused_before_training() -> None:
         ({"max_total_detections": 2.5}, "max_detections has the wrong type .got 2.5"),
         ({"max_total_detections": True}, "expected a whole number"),
         ({"device": "gpu"}, "Unknown device .got gpu"),
+        ({"init": "imgnet"}, "no such starting weights .* Did you mean imagenet"),
     ],
 )
 def test_settings_are_checked_when_they_are_given(settings, told) -> None:

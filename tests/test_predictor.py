@@ -192,6 +192,12 @@ def test_what_is_no_picture_is_refused(predictor: Predictor, image: object, told
     assert f"({told}, expected RGB as uint8" in str(caught.value)
 
 
+def test_a_picture_that_is_no_list_is_refused(predictor: Predictor) -> None:
+    for images in (picture(8, 8), None):
+        with pytest.raises(ConfigError, match="These are no pictures .*expected a list of them"):
+            predictor.predict(images)
+
+
 def test_no_picture_gives_no_result(predictor: Predictor) -> None:
     assert predictor.predict([]) == []
 

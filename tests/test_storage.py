@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,7 +76,12 @@ def test_a_file_is_no_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("missing.jpg", "No such file"), (".", "Is a directory"), ("nul\0.jpg", "null")],
+    [
+        ("missing.jpg", "No such file"),
+        (".", "Is a directory"),
+        ("nul\0.jpg", "null"),
+        ("/dev/zero", "a device"),  # to read it would take all memory there is
+    ],
 )
 def test_an_unreadable_file_says_which_and_why(tmp_path, name, reason):
     with pytest.raises(StorageError, match=f"Cannot read the file: .*{reason}") as caught:
@@ -98,6 +104,15 @@ def test_an_unwritable_file_says_which_and_leaves_nothing(tmp_path, name):
         storage.write_bytes(f"{tmp_path}/{name}", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for use in (storage.check_writable, lambda uri: storage.write_bytes(uri, b"x")):
+        with pytest.raises(StorageError, match="pipe .got a device or pipe"):
+            use(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file_alone(tmp_path):

@@ -35,6 +35,7 @@ from appliance.model.model_file import ModelInfo
 from appliance.model.predictor import Predictor
 from appliance.model.pretrained import default_architecture, pretrained_detector
 from appliance.model.spec import ModelSpec
+from appliance.model.weights import check_init
 
 if TYPE_CHECKING:
     from appliance.annotations.dataset import ObjectDetectionDataset
@@ -84,6 +85,8 @@ class FasterRCNN:
         # Refuses wrong settings now, not after hours of training.
         ModelSpec.of(self._label_map, self._architecture, **self._settings)
         resolve_device(device)
+        if init is not None:
+            check_init(init)
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self._run_dir = Path(run_dir) if run_dir else Path("runs") / f"faster_rcnn-{unique}"
         self._trained: tuple[Network, ModelSpec, ModelInfo] | None = None

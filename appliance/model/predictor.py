@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,10 @@ class Predictor:
         Raises:
             ConfigError: One of them is something else.
         """
+        if isinstance(images, DecodedImage) or not isinstance(images, Iterable):
+            raise ConfigError(
+                "These are no pictures", got=type(images).__name__, expected="a list of them"
+            )
         pictures = [DecodedImage.of(image) for image in images]
         if self._exact is not None:
             return [self._predict_exactly(self._exact, picture) for picture in pictures]

@@ -7,8 +7,10 @@ of `object_stores`, imported only when such a URI is met. Nothing here knows wha
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -119,6 +121,10 @@ def read_bytes(uri: str | os.PathLike[str], *, max_bytes: int | None = None) -> 
         _local_failures("Cannot read the file", uri, "Check the path"),
         local_path(uri).open("rb") as file,
     ):
+        if max_bytes is None and stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            raise StorageError(
+                "Cannot read the file", where=uri, got="a device", hint="Name a file"
+            )
         return file.read(-1 if max_bytes is None else max_bytes)
 
 
@@ -209,10 +215,21 @@ def check_writable(uri: str | os.PathLike[str]) -> None:
         probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         probe.touch(exist_ok=False)
         probe.unlink()
+        refuse_odd_target(path)
     if path.is_dir():
         raise StorageError(
             "Cannot write there", where=uri, got="a folder", expected="the path of a file"
         )
+
+
+def refuse_odd_target(path: Path) -> None:
+    """Keeps devices and pipes, which a new file would take the place of: /dev/null is lost easily as root.
+
+    Raises:
+        OSError: It is one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "a device or pipe")
 
 
 def write_bytes(uri: str | os.PathLike[str], data: bytes) -> None:
@@ -231,6 +248,7 @@ def write_bytes(uri: str | os.PathLike[str], data: bytes) -> None:
         return
     path_local = local_path(uri)
     with _local_failures("Cannot write the file", uri, "Choose another path"):
+        refuse_odd_target(path_local)
         path_local.parent.mkdir(parents=True, exist_ok=True)
         temporary = path_local.with_name(f".{path_local.name}.{uuid.uuid4().hex}.part")
         try:

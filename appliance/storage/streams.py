@@ -98,6 +98,7 @@ def open_output(uri: str | os.PathLike[str]) -> Iterator[Output]:
     failures = functools.partial(explained, "Cannot write the file", uri)
     with contextlib.ExitStack() as stack:
         with failures():
+            storage.refuse_odd_target(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("xb")
         stack.callback(temporary.unlink, missing_ok=True)
