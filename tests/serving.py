@@ -17,6 +17,7 @@ from serve_app.http.api import create_api
 from serve_app.scoring.engine import ScoringEngine
 from serve_app.scoring.models import ModelPool
 from serve_app.settings import ServiceSettings
+from serve_app.telemetry.metrics import Metrics
 
 JPEG_TYPE = {"Content-Type": "image/jpeg"}
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -54,7 +55,9 @@ def serving(api):
 def plain_service(model_path, **values):
     """The service with one model, without Ray."""
     settings = settings_for(model_path, **values)
-    with serving(create_api(ModelPool.load(settings), settings)) as url:
+    metrics = Metrics()
+    pool = ModelPool.load(settings, metrics.observe_batch)
+    with serving(create_api(pool, settings, metrics=metrics)) as url:
         yield url
 
 

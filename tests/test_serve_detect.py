@@ -209,7 +209,7 @@ def test_pictures_of_listed_hosts_are_fetched_and_dead_links_are_told(tiny_model
                 {"image": {"url": "https://elsewhere.example/a.jpg"}},
                 {"images": [{"image": {"url": f"{address}/a.jpg"}, "name": "b"}, text_of(SECOND)]},
             ]
-            with serving(create_api(ModelPool.load(settings), settings, fetcher)) as url:
+            with serving(create_api(ModelPool.load(settings), settings, urls=fetcher)) as url:
                 return [
                     await request(f"{url}/v1/detect", data=json.dumps(body), headers=JSON_TYPE)
                     for body in bodies

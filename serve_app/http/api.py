@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 
 from serve_app.http import detect, frames, page, score, status, stream
+from serve_app.http import metrics as metrics_route
 from serve_app.http.error_answers import install_error_handlers
 from serve_app.http.service import Service
 from serve_app.inference_protocol import routes as inference_protocol
@@ -17,27 +19,41 @@ from serve_app.security.keys import KeyRing
 from serve_app.security.rate_limits import RateLimits
 from serve_app.security.url_fetching import UrlFetcher
 from serve_app.settings import ServiceSettings
+from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.middleware import TelemetryMiddleware
+from serve_app.telemetry.replicas import NodeCounts, Replica
 
 _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
 `{"error": {"code", "message", "hint"}}`."""
 
-_ROUTES = (detect, stream, frames, score, status, page, inference_protocol)
+_ROUTES = (detect, stream, frames, score, status, page, metrics_route, inference_protocol)
 
 
 def create_api(
-    pool: ModelPool, settings: ServiceSettings, urls: UrlFetcher | None = None
+    pool: ModelPool,
+    settings: ServiceSettings,
+    *,
+    metrics: Metrics | None = None,
+    replica: Replica | None = None,
+    urls: UrlFetcher | None = None,
 ) -> FastAPI:
     """The whole HTTP interface.
 
     Args:
         pool: The models; closed at shutdown.
         settings: Limits, keys, and so on.
+        metrics: Where to count; the same that the models count their batches with. Closed at shutdown.
+        replica: Which of Ray Serve's this is; None without Serve.
         urls: Fetches pictures from URLs, instead of what the settings say; closed at shutdown, too.
 
     Raises:
         ConfigError: The key file cannot be read, or has no keys.
     """
     keys = KeyRing.of(settings)
+    if metrics is None:
+        metrics = Metrics(Path(settings.metrics_dir) if settings.metrics_dir else None)
+    pool.watch(metrics.model_loaded, metrics.model_given_up)
+    metrics.queue_depth = lambda: sum(engine.queue_depth for engine in pool.loaded.values())
     service = Service(
         settings=settings,
         pool=pool,
@@ -46,6 +62,8 @@ def create_api(
         streams=Gate(settings.max_streams, 0),
         keys=keys,
         rates=RateLimits(keys.rate_of),
+        metrics=metrics,
+        counts=NodeCounts(metrics, replica),
         urls=urls or UrlFetcher.of(settings),
     )
 
@@ -53,6 +71,7 @@ def create_api(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await pool.close()
+        metrics.close()
         if service.urls is not None:
             await service.urls.close()
 
@@ -60,4 +79,11 @@ def create_api(
     install_error_handlers(app)
     for routes in _ROUTES:
         routes.add_routes(app, service)
+    # Around all of it, also around what answers when one of our own routes fails.
+    app.middleware_stack = TelemetryMiddleware(
+        app.build_middleware_stack(),
+        metrics,
+        adds_request_id=replica is None,
+        proxies_in_front=settings.proxies_in_front,
+    )
     return app

@@ -18,7 +18,7 @@ from serve_app.http.media_types import (
 )
 from serve_app.http.options import merged
 from serve_app.http.pictures import SentPictures, read_pictures
-from serve_app.http.results import Result, result_of
+from serve_app.http.results import Result, note_result, result_of
 from serve_app.http.schemas import (
     DetectAnswer,
     DetectOptions,
@@ -61,7 +61,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
                         for picture in sent.pictures
                     )
                 )
-            scope.note(*(result.record for result in results))
+            for result in results:
+                note_result(result, scope.notes, several=sent.several)
             with scope.timings.stage("encode"):
                 return await _answer(results, options, service, several=sent.several)
 

@@ -30,12 +30,17 @@ def error_response(error: RequestError) -> Response:
     return response
 
 
+def _noted(request: Request, error: RequestError) -> Response:
+    request.state.notes.error_code = error.code
+    return error_response(error)
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Makes every failing route of `app` answer in the one shape."""
 
     @app.exception_handler(ApplianceError)
-    async def on_appliance_error(_: Request, error: ApplianceError) -> Response:
-        return error_response(request_error(error))
+    async def on_appliance_error(request: Request, error: ApplianceError) -> Response:
+        return _noted(request, request_error(error))
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
@@ -45,23 +50,26 @@ def install_error_handlers(app: FastAPI) -> None:
         }
         code, message = messages.get(error.status_code, ("http_error", str(error.detail)))
         hint = f"{request.scope.get('root_path', '')}/docs shows what there is"
-        return error_response(
-            RequestError(error.status_code, code, message, hint=hint, headers=error.headers)
+        return _noted(
+            request,
+            RequestError(error.status_code, code, message, hint=hint, headers=error.headers),
         )
 
     @app.exception_handler(RequestValidationError)
-    async def on_validation_error(_: Request, error: RequestValidationError) -> Response:
+    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         message = f"{where}: {first['msg']}"
-        return error_response(
-            RequestError(422, "invalid_parameter", message, hint="See /docs for what it may be")
+        return _noted(
+            request,
+            RequestError(422, "invalid_parameter", message, hint="See /docs for what it may be"),
         )
 
     @app.exception_handler(Exception)
-    async def on_unexpected_error(_: Request, __: Exception) -> Response:
+    async def on_unexpected_error(request: Request, __: Exception) -> Response:
         # Whoever runs the application logs the traceback; the client learns nothing of our insides.
         message = "The service failed on this request"
-        return error_response(
-            RequestError(500, "internal", message, hint="The reason is in the log of the service")
+        return _noted(
+            request,
+            RequestError(500, "internal", message, hint="The reason is in the log of the service"),
         )

@@ -19,7 +19,7 @@ from serve_app.errors import RequestError, request_error
 from serve_app.http.error_answers import error_body
 from serve_app.http.json_bodies import parse_json, validated, wrong_shape
 from serve_app.http.pictures import SentPicture
-from serve_app.http.results import result_of
+from serve_app.http.results import note_result, result_of
 from serve_app.http.schemas import DetectOptions, FirstMessage
 from serve_app.http.service import Service, body_too_large
 from serve_app.scoring.engine import ScoringEngine
@@ -55,6 +55,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _end(socket: WebSocket, error: RequestError) -> None:
+    socket.state.notes.error_code = error.code
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client may have gone first
         await socket.send_text(json.dumps(error_body(error)))
         await socket.close(_CLOSE_CODES.get(error.status, _CLOSE_BAD_REQUEST), error.code)
@@ -76,7 +77,7 @@ async def _identify(socket: WebSocket, service: Service) -> None:
         message = await _received(socket, service, "text")
         value = validated(FirstMessage, parse_json(message) if message else {}, "")
         authorization = f"Bearer {value.key}"
-    socket.state.key_name = service.admit(authorization)
+    service.admit(authorization, socket.state.notes)
 
 
 async def _received(socket: WebSocket, service: Service, kind: str) -> bytes | str | None:
@@ -120,6 +121,7 @@ class _Frames:
         self._arrived = asyncio.Event()
         self._received = 0
         self._answered = 0
+        self._seen = 0
         self._ended = False
 
     async def answer_all(self) -> None:
@@ -160,6 +162,9 @@ class _Frames:
                 )
         finally:
             self._service.gate.leave()
+        note_result(result, self._socket.state.notes, several=True)
+        self._service.metrics.count_dropped_frames(number - self._seen - 1)
+        self._seen = number
         self._answered += 1
         answer = {
             "frame": number,

@@ -14,6 +14,7 @@ from serve_app.http.schemas import DetectOptions
 from serve_app.http.service import Service
 from serve_app.scoring.engine import ScoringEngine
 from serve_app.scoring.timings import Timings
+from serve_app.telemetry.notes import RequestNotes
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,14 @@ async def result_of(
         labels=options.labels,
     )
     return Result(chosen, data)
+
+
+def note_result(result: Result, notes: RequestNotes, *, several: bool) -> None:
+    """Counts a picture: as scored, or of several as failed; a single one that fails is an error answer."""
+    if result.error is None:
+        notes.picture(result.record)
+    elif several:
+        notes.failed_picture(result.error.code)
 
 
 async def _bytes_of(

@@ -118,5 +118,6 @@ async def _score_all(
         if isinstance(result, BaseException):
             raise result
         records.append(result)
-    scope.note(*records)
+    for record in records:
+        scope.notes.picture(record)
     return records

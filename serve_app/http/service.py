@@ -15,15 +15,16 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from appliance.records import Record
 from serve_app.errors import RequestError
 from serve_app.scoring.models import ModelPool
-from serve_app.scoring.timings import Timings
 from serve_app.security.admission import ByteBudget, Gate
 from serve_app.security.keys import KeyRing
 from serve_app.security.rate_limits import RateLimits
 from serve_app.security.url_fetching import UrlFetcher
 from serve_app.settings import ServiceSettings
+from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.notes import RequestNotes
+from serve_app.telemetry.replicas import NodeCounts
 
 _HUNG_UP = "http.disconnect"
 
@@ -32,12 +33,14 @@ class ScoringRequest:
     """One request on its way through the service.
 
     Attributes:
-        timings: Where its time goes; also `request.state.timings`, for whoever wraps the application.
+        notes: What is told of it to whoever counts and logs.
+        timings: Where its time goes.
         timeout_s: How long it may take in all.
     """
 
     def __init__(self, request: Request, service: Service, timeout: asyncio.Timeout) -> None:
-        self.timings: Timings = request.state.timings
+        self.notes: RequestNotes = request.state.notes
+        self.timings = self.notes.timings
         self.have_body = False
         self.hung_up = False
         self._request = request
@@ -74,10 +77,6 @@ class ScoringRequest:
             raise body_too_large(max_bytes)
         self._service.bodies.take(count)
         self._held_bytes += count
-
-    def note(self, *records: Record) -> None:
-        """Tells whoever counts and logs what has been answered."""
-        self._request.state.records.extend(records)
 
     def close(self) -> None:
         """Gives back what it held, and stops watching the client."""
@@ -121,6 +120,8 @@ class Service:
         streams: Places for open streams, each of whose pictures takes a place of `gate` besides.
         keys: Who may come in.
         rates: How often.
+        metrics: Where this replica counts.
+        counts: Those of all replicas.
         urls: Fetches pictures, or None where that is off.
     """
 
@@ -131,10 +132,12 @@ class Service:
     streams: Gate
     keys: KeyRing
     rates: RateLimits
+    metrics: Metrics
+    counts: NodeCounts
     urls: UrlFetcher | None = None
 
     async def identify(self, request: Request) -> None:
-        """A dependency of routes: whose request it is, as `request.state.key_name`.
+        """A dependency of routes: whose request it is, as noted for the log.
 
         A coroutine, so that it runs in the event loop, which the keys belong to.
 
@@ -142,17 +145,20 @@ class Service:
             RequestError: 401, the service asks for a key and this is none of its keys; 429, the key is used
                 too often.
         """
-        request.state.key_name = self.admit(request.headers.get("authorization"))
+        self.admit(request.headers.get("authorization"), request.state.notes)
 
-    def admit(self, authorization: str | None) -> str | None:
-        """The name of the key that may make one more request, or None when keys are off.
+    def admit(self, authorization: str | None, notes: RequestNotes) -> None:
+        """Checks whose request it is, and whether that key may make one more.
 
         Raises:
             RequestError: As `identify`.
         """
-        key_name = self.keys.identify(authorization)
-        self.rates.take(key_name)
-        return key_name
+        notes.key_name = self.keys.identify(authorization)
+        try:
+            self.rates.take(notes.key_name)
+        except RequestError:
+            self.metrics.count_rate_limited(str(notes.key_name))
+            raise
 
     @asynccontextmanager
     async def scoring_request(self, request: Request) -> AsyncIterator[ScoringRequest]:
@@ -162,8 +168,6 @@ class Service:
             RequestError: 503 when too many wait, 408 and 504 when it takes too long, 499 when the client
                 has hung up (nobody reads that answer; logs do).
         """
-        request.state.timings = Timings()
-        request.state.records = []
         timeout_s = self.timeout_s(request)
         scope = None
         try:

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from appliance.errors import ApplianceError
 from appliance.records import Record
-from serve_app.errors import RequestError
+from serve_app.errors import RequestError, request_error
 from serve_app.http.error_answers import error_body
 from serve_app.http.json_bodies import parse_json
 from serve_app.http.media_types import content_type, is_multipart, printable
@@ -31,6 +31,7 @@ from serve_app.http.schemas import DetectOptions, error_responses, stream_reques
 from serve_app.http.service import Service, body_too_large
 from serve_app.scoring.engine import ScoringEngine
 from serve_app.scoring.timings import Timings
+from serve_app.telemetry.notes import RequestNotes
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,6 @@ def add_routes(app: FastAPI, service: Service) -> None:
             )
         if options.format != "json":
             raise RequestError(422, "invalid_parameter", "format: a stream is answered in JSON")
-        request.state.timings, request.state.records = Timings(), []
         return _StreamedAnswer(request, options, service)
 
 
@@ -106,11 +106,10 @@ class _StreamedAnswer(Response):
     async def _answer(self, engine: ScoringEngine, send: Send) -> None:
         del self.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        records = self._request.state.records
-        scoring = StreamScoring(engine, self._service, self._options, self._request.state.timings)
+        notes: RequestNotes = self._request.state.notes
+        scoring = StreamScoring(engine, self._service, self._options, notes)
         async with aclosing(scoring.lines(sent_pictures(self._request, self._service))) as lines:
-            async for line, record in lines:
-                records.extend([record] if record is not None else [])
+            async for line in lines:
                 await send({"type": "http.response.body", "body": line, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -122,25 +121,21 @@ class StreamScoring:
         engine: The model.
         service: Its gate slows the stream down among other requests.
         options: What is asked of every picture.
-        timings: Where the time goes.
+        notes: What is told to whoever counts and logs.
     """
 
     def __init__(
-        self, engine: ScoringEngine, service: Service, options: DetectOptions, timings: Timings
+        self, engine: ScoringEngine, service: Service, options: DetectOptions, notes: RequestNotes
     ) -> None:
         self._engine = engine
         self._service = service
         self._options = options
-        self._timings = timings
+        self._notes = notes
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._answers: asyncio.Queue[tuple[bytes, Record | None] | None] = asyncio.Queue(
-            _MAX_UNREAD
-        )
+        self._answers: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_UNREAD)
 
-    async def lines(
-        self, pictures: AsyncIterator[SentPicture]
-    ) -> AsyncGenerator[tuple[bytes, Record | None]]:
-        """A line of JSON a picture with its record; what ends the stream early is a last line without."""
+    async def lines(self, pictures: AsyncIterator[SentPicture]) -> AsyncGenerator[bytes]:
+        """A line of JSON a picture; what ends the stream early is a last one."""
         reader = asyncio.create_task(self._read(pictures))
         try:
             while (answer := await self._answers.get()) is not None:
@@ -163,26 +158,32 @@ class StreamScoring:
             except ClientDisconnect:
                 pass  # what was sent whole is still worked on; nobody may read it
         if early_end is not None:
-            await self._answers.put((_line(error_body(early_end)), None))
+            self._notes.error_code = early_end.code
+            await self._answers.put(_line(error_body(early_end)))
         await self._answers.put(None)
 
     async def _score(self, index: int, picture: SentPicture) -> None:
         try:
             record = await self._record(picture)
-            await self._answers.put((_line({"index": index, **record.to_row()}), record))
+            await self._answers.put(_line({"index": index, **record.to_row()}))
         finally:
             self._places.release()
 
     async def _record(self, picture: SentPicture) -> Record:
         """Never raises: the other pictures of the stream are worth their answers."""
         timeout_s = self._service.settings.request_timeout_s
+        timings = Timings()
         try:
             await self._service.gate.enter(patient=True)
             try:
                 async with asyncio.timeout(timeout_s):
                     result = await result_of(
-                        picture, self._engine, self._service, self._options, self._timings
+                        picture, self._engine, self._service, self._options, timings
                     )
+                if result.error is None:
+                    self._notes.picture(result.record, timings)
+                else:
+                    self._notes.failed_picture(result.error.code)
                 return result.record
             finally:
                 self._service.gate.leave()
@@ -195,6 +196,7 @@ class StreamScoring:
         except Exception:
             logger.exception("a picture of a stream failed")
             error = RequestError(500, "internal", "The service failed on this picture")
+        self._notes.failed_picture(request_error(error).code)
         return self._engine.scorer.error_record(error, picture.name, None)
 
 

@@ -29,7 +29,9 @@ class InferenceProtocolRoute(APIRoute):
             try:
                 return await handler(request)
             except ApplianceError as error:
-                return error_answer(request_error(error))
+                refused = request_error(error)
+                request.state.notes.error_code = refused.code
+                return error_answer(refused)
 
         return answer
 

@@ -20,7 +20,7 @@ from starlette.routing import Match
 
 from serve_app.errors import RequestError
 from serve_app.http.answers import json_response
-from serve_app.http.results import Result, result_of
+from serve_app.http.results import Result, note_result, result_of
 from serve_app.http.service import ScoringRequest, Service
 from serve_app.inference_protocol.content_encoding import unpacked
 from serve_app.inference_protocol.descriptions import model_metadata, server_metadata
@@ -84,7 +84,8 @@ def _add_model_routes(router: APIRouter, service: Service) -> None:
             async with service.pool.lend(name) as engine:
                 model_version = _checked_version(engine, version)
                 results = await _score(sent, engine, service, scope)
-            scope.note(*(result.record for result in results))
+            for result in results:
+                note_result(result, scope.notes, several=True)
             with scope.timings.stage("encode"):
                 return _response(
                     infer_answer(

@@ -19,6 +19,10 @@ from serve_app.settings import ServiceSettings
 logger = logging.getLogger(__name__)
 
 
+def _nobody(model: str, version: str) -> None:
+    """Listens to nothing."""
+
+
 def _no_other(name: str) -> ScoringEngine:
     raise KeyError(name)
 
@@ -49,10 +53,18 @@ class ModelPool:
         self._engines: OrderedDict[str, ScoringEngine] = OrderedDict()
         self._users: dict[str, int] = {}
         self._loading = asyncio.Lock()
+        self._on_load: Callable[[str, str], None] = _nobody
+        self._on_give_up: Callable[[str, str], None] = _nobody
 
     @classmethod
-    def load(cls, settings: ServiceSettings) -> ModelPool:
+    def load(
+        cls, settings: ServiceSettings, on_batch: Callable[[str, int], None] | None = None
+    ) -> ModelPool:
         """Loads the default model; the others wait until they are asked for.
+
+        Args:
+            settings: Which models, and how they run.
+            on_batch: As of `ScoringEngine`.
 
         Raises:
             StorageError, ModelFileError, ConfigError: As `ScoringEngine.load`.
@@ -60,9 +72,11 @@ class ModelPool:
         further: Mapping[str, str] = settings.models
 
         def load(name: str) -> ScoringEngine:
-            return ScoringEngine.load(settings.model_copy(update={"model": further[name]}))
+            return ScoringEngine.load(
+                settings.model_copy(update={"model": further[name]}), on_batch
+            )
 
-        default = ScoringEngine.load(settings)
+        default = ScoringEngine.load(settings, on_batch)
         return cls(default, load, tuple(further), settings.max_loaded_models)
 
     @property
@@ -102,6 +116,23 @@ class ModelPool:
         finally:
             self._users[name] -= 1
 
+    def watch(
+        self, on_load: Callable[[str, str], None], on_give_up: Callable[[str, str], None]
+    ) -> None:
+        """Has name and version of each model told as it comes and goes, those in memory at once."""
+        self._on_load, self._on_give_up = on_load, on_give_up
+        for engine in self.loaded.values():
+            on_load(*_name_and_version(engine))
+
+    async def check_health(self) -> None:
+        """Asks every model in memory whether it answers.
+
+        Raises:
+            ServiceError: One does not.
+        """
+        for engine in self.loaded.values():
+            await engine.check_health()
+
     async def close(self) -> None:
         """Answers what was accepted, then stops all engines."""
         engines = [self.default, *self._engines.values()]
@@ -118,6 +149,7 @@ class ModelPool:
                     # Where the file lies is not a client's business: the log has it.
                     logger.exception("model %s cannot be loaded", name)
                     raise ServiceError(f"The model {name} cannot be loaded at present") from None
+                self._on_load(*_name_and_version(self._engines[name]))
                 logger.info("loaded model %s", name)
             self._engines.move_to_end(name)
             return self._engines[name]
@@ -128,4 +160,11 @@ class ModelPool:
                 return
             if not self._users.get(name):
                 logger.info("giving up model %s", name)
-                await self._engines.pop(name).close()
+                engine = self._engines.pop(name)
+                self._on_give_up(*_name_and_version(engine))
+                await engine.close()
+
+
+def _name_and_version(engine: ScoringEngine) -> tuple[str, str]:
+    predictor = engine.scorer.predictor
+    return predictor.model_name, predictor.model_version
