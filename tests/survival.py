@@ -42,7 +42,7 @@ except ApplianceError as error:
 """
 
 
-def train_command(plan: TrainingPlan, data: Path, run_dir: object, scratch: Path) -> list[object]:
+def train_command(plan: TrainingPlan, data: object, run_dir: object, scratch: Path) -> list[object]:
     """The command that trains in a process of its own, and goes on where one before it was killed."""
     plan_path = scratch / "wanted_plan.json"
     plan_path.write_text(json.dumps(plan.to_json()))

@@ -10,6 +10,7 @@ import subprocess
 import urllib.request
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,9 +72,15 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights_bit_for_bit(
     assert steps_recorded(run_dir) == list(range(1, STEPS + 1))
 
 
-def test_in_a_bucket_too(plan, uninterrupted, tiny_scenes_dir, tmp_path, s3_uri) -> None:
+def test_in_a_bucket_too_with_pictures_from_there(
+    plan, uninterrupted, tiny_scenes_dir, tmp_path, s3_uri
+) -> None:
     every_step = replace(plan, config=replace(plan.config, checkpoint_every_steps=1))
-    command = train_command(every_step, tiny_scenes_dir / "train", s3_uri, tmp_path)
+    # The pictures lie there too: what is learnt does not hang on where they lie.
+    data, there = tiny_scenes_dir / "train", f"{s3_uri}-data"
+    for path in filter(Path.is_file, data.rglob("*")):
+        storage.write_bytes(f"{there}/{path.relative_to(data).as_posix()}", path.read_bytes())
+    command = train_command(every_step, there, s3_uri, tmp_path)
     step = random.randrange(1, STEPS)
     print("killed after step", step)
     with running(command) as process:
