@@ -5,12 +5,13 @@
 
 One deployment is ingress and model at once. A second hop would cost more than the model of a small
 picture does, and buys nothing here: decoding and inference want the same machine, and replicas scale
-together. Everything that decides is free of Serve: `engine.py`, `batching.py`, `http_api.py`.
+together. Everything that decides is free of Serve: `scoring`, `security`, `http`.
 """
 
 # No `from __future__ import annotations` here: Serve looks for the settings model in the builder's
 # signature as an object, and would take a text for "no model given".
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ from appliance import storage
 from appliance.errors import ModelFileError, ServiceError
 from appliance.model import model_file
 from serve_app.http.api import create_api
+from serve_app.inference_protocol.grpc_service import InferenceGrpcMethods
+from serve_app.ingress.haproxy import PROGRAM_VARIABLE
+from serve_app.ingress.listening import listening_host
+from serve_app.ingress.variables import DRAINING_S
 from serve_app.scoring.models import ModelPool
 from serve_app.security.admission import RETRY_AFTER_S
+from serve_app.security.keys import checked_key_file, require_keys
 from serve_app.settings import ServiceSettings
 
 _SPARE_REQUESTS = 64
@@ -31,16 +37,24 @@ _SPARE_REQUESTS = 64
 is ours to refuse them, in JSON; and so that health checks pass under overload."""
 
 
-class DetectionService:
-    """A replica: one engine and the HTTP interface on top of it."""
+class DetectionService(InferenceGrpcMethods):
+    """A replica: the models and the HTTP interface on top of them; gRPC on top of that."""
 
     def __init__(self, settings: ServiceSettings) -> None:
+        # `serve run` and `serve deploy` choose where to listen, and do not know of keys.
+        require_keys(listening_host(), settings)
+        if PROGRAM_VARIABLE in os.environ:  # then our HAProxy names the client
+            proxies = settings.proxies_in_front + 1
+            settings = settings.model_copy(update={"proxies_in_front": proxies})
         self._settings = settings
         self._pool = ModelPool.load(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor; its routes are this replica's."""
-        return create_api(self._pool, self._settings)
+        api = create_api(self._pool, self._settings)
+        has_keys = bool(self._settings.keys or self._settings.key_file)
+        self.serve_grpc_with(api, loopback_only=not has_keys and not self._settings.no_keys)
+        return api
 
     def check_health(self) -> None:
         """Called by Serve from time to time; raising has the replica replaced."""
@@ -52,9 +66,17 @@ def build_app(settings: ServiceSettings) -> serve.Application:
     """The application for `serve.run`, `serve run` and `serve deploy`.
 
     Raises:
-        ModelFileError: There is no file at the path that `model` names, or it is no model file.
+        ModelFileError: There is no file at the path that `model` or one of `models` names, or it is no
+            model file.
+        StorageError, ConfigError: `key_file` is none.
     """
-    settings = settings.model_copy(update={"model": _checked_model(settings.model)})
+    checked: dict[str, Any] = {
+        "model": _checked_model(settings.model),
+        "models": {name: _checked_model(path) for name, path in settings.models.items()},
+    }
+    if settings.key_file is not None:
+        checked["key_file"] = checked_key_file(settings.key_file)
+    settings = settings.model_copy(update=checked)
     deployment = serve.deployment(**_deployment_options(settings))(
         serve.ingress()(DetectionService)
     )
@@ -90,13 +112,20 @@ def _deployment_options(settings: ServiceSettings) -> dict[str, Any]:
         "max_ongoing_requests": (
             settings.max_ongoing_requests + settings.max_queued_requests + _SPARE_REQUESTS
         ),
-        # Serve's own queue, in front of replicas that are full or not there yet; it refuses in text.
-        "max_queued_requests": settings.max_queued_requests + _SPARE_REQUESTS,
+        # So many may wait for the first replica, in Serve's own proxy.
+        "max_queued_requests": settings.max_queued_requests,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         # A new version starts beside the old one, which goes on serving when the new one cannot start.
         "max_surge_percent": 100,
         "max_constructor_retry_count": 2,  # what fails here fails again, a slow store aside
-        "graceful_shutdown_timeout_s": settings.request_timeout_s + 5,
+        # Also for the last request that came while HAProxy had not learned of the end yet.
+        "graceful_shutdown_timeout_s": settings.request_timeout_s + DRAINING_S + 5,
+        "graceful_shutdown_wait_loop_s": 0.2,
+        # A replica that hangs is replaced this soon, after three looks.
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 10,
+        # The access log is ours.
+        "logging_config": {"enable_access_log": False},
     }
     if settings.max_replicas is None:
         return {**options, "num_replicas": settings.num_replicas or 1}

@@ -1,7 +1,7 @@
 """Starts and stops the service on a running Ray cluster, which stays its owner's.
 
-Importing this module costs neither Ray nor torch, so that whoever starts the cluster can read
-`RAY_SERVE_ENVIRONMENT` first: Ray Serve reads its variables when it is imported.
+Importing this module costs neither Ray nor torch. The variables that Ray Serve wants before a cluster
+starts are in `ingress/variables.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import socket
+import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from appliance.errors import ServiceError
@@ -27,31 +26,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "appliance"
 
-RAY_SERVE_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
-    {
-        # Requests are handled on a replica's main loop, which our engine keeps free ...
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # ... but without a port per replica, which only HAProxy needs and which makes stopping slow.
-        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
-        # Load is looked at each second rather than each tenth, so that autoscaling follows a burst.
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    }
-)
-"""Variables to set before a local cluster starts.
-
-HAProxy is left to clusters (`ray_cluster.yaml` switches it on), because it opens ports 8404 and 9101 on
-all interfaces whatever the host, and because what it saves is little beside the time of a model on a
-CPU. Median latency in ms on 2 busy cores, with 1 and with 8 clients:
-
-| | no-op, 1 | no-op, 8 | scoring, 1 | scoring, 8 |
-|---|---|---|---|---|
-| Serve's defaults | 10.0 | 34 | 250 | 1477 |
-| these variables | 6.5 | 32 | 231 | 1763 |
-| HAProxy as well | 0.9 | 3.8 | 201 | 1841 |
-"""
-
-_ANY_HOST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
 _POLL_S = 0.05
 
 
@@ -73,6 +47,7 @@ def start_service(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    grpc_port: int | None = None,
     name: str = DEFAULT_NAME,
     route_prefix: str = "/",
     blocking: bool = False,
@@ -80,23 +55,29 @@ def start_service(
 ) -> RunningService:
     """Deploys the service on the Ray cluster of this process and waits until it is ready.
 
-    A second call with the same name, host and port replaces the running version without a gap.
+    A second call with the same name, host and port replaces the running version without a gap. The
+    service belongs to the cluster: it outlives this process unless `blocking`.
 
     Args:
         settings: What to serve and within which limits.
-        host: Address to listen on; anything but loopback is reachable by others.
+        host: Address to listen on; anything but loopback is reachable by others, and wants keys.
         port: Port to listen on; 0 takes a free one.
+        grpc_port: Port for gRPC of the Open Inference Protocol; None does without.
         name: Name of the Serve application.
         route_prefix: Where the routes hang.
-        blocking: Return only at Ctrl-C, after stopping the service.
+        blocking: Return only at Ctrl-C or SIGTERM, after answering what was accepted.
         timeout_s: Longest time to wait for the first answer.
 
     Raises:
+        ConfigError: The service would be open to others without a key.
         ModelFileError: There is no such model file.
         ServiceError: There is no cluster, the port is taken, or the model does not start.
     """
     import ray
 
+    from serve_app.security.keys import require_keys
+
+    require_keys(host, settings)
     if not ray.is_initialized():
         raise ServiceError(
             "No Ray cluster is connected",
@@ -105,56 +86,47 @@ def start_service(
     from ray import serve
 
     from serve_app.app import build_app
+    from serve_app.ingress.listening import listen, url_of
 
     app = build_app(settings)
     prefix = "/" + route_prefix.strip("/")
     with _quiet_serve():
-        port = _listen(host, port)
+        port = listen(host, port, grpc_port=grpc_port)
         try:
             serve.run(app, name=name, route_prefix=prefix)
         except RuntimeError as error:
             raise _start_error(name, error) from None
-    shown_host = _ANY_HOST.get(host, host)
-    shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
-    service = RunningService(name, f"http://{shown_host}:{port}{prefix.rstrip('/')}")
+    service = RunningService(name, url_of(host, port) + prefix.rstrip("/"))
     _wait_until_ready(service, timeout_s)
     logger.info("service %s answers at %s", name, service.url)
     if blocking:
-        _wait_for_interrupt()
+        _wait_for_the_end()
+        logger.info("answering what was accepted, then stopping")
         stop_service(name)
     return service
 
 
 def stop_service(name: str = DEFAULT_NAME) -> None:
-    """Takes the service down; with the last one, Serve itself. The cluster goes on."""
+    """Takes the service down when it has answered what it accepted; with the last one, Serve itself.
+
+    The cluster goes on.
+
+    Raises:
+        ServiceError: There is no such service.
+    """
     from ray import serve
 
     with _quiet_serve():
+        applications = serve.status().applications
+        if name not in applications:
+            raise ServiceError(
+                "There is no such service on this cluster",
+                got=name,
+                expected=" or ".join(applications) or "any, but none runs",
+            )
         serve.delete(name)
         if not serve.status().applications:
             _stop_serve()
-
-
-def _listen(host: str, port: int) -> int:
-    """Starts Serve's HTTP proxy, or finds it listening there already; returns the port."""
-    from ray import serve
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is not None:
-        # Serve has one address per cluster; it cannot be changed while it runs.
-        running = client.http_config
-        if running.host != host or port not in (0, running.port):
-            raise ServiceError(
-                "Ray Serve of this cluster listens elsewhere",
-                got=f"{running.host}:{running.port}",
-                expected=f"{host}:{port}",
-                hint="Use that address, or stop the running services first",
-            )
-        return int(running.port)
-    port = free_port(host, port)
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-    return port
 
 
 def _stop_serve() -> None:
@@ -182,27 +154,6 @@ def _quiet_serve() -> Iterator[None]:
         yield
     finally:
         serve_logger.setLevel(level)
-
-
-def free_port(host: str, port: int) -> int:
-    """The port, or for 0 one that is free.
-
-    Raises:
-        ServiceError: It is in use, or there is no such host or port.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise ServiceError(
-                "Cannot listen there",
-                where=f"{host}:{port}",
-                got=getattr(error, "strerror", None) or error,
-                hint="Stop what uses the port, or choose another one with --port",
-            ) from None
-        return int(probe.getsockname()[1])
 
 
 def _start_error(name: str, error: RuntimeError) -> ServiceError:
@@ -241,9 +192,8 @@ def _wait_until_ready(service: RunningService, timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _wait_for_interrupt() -> None:
-    try:
+def _wait_for_the_end() -> None:
+    """Returns at Ctrl-C or SIGTERM, which the command line makes an exception; a second Ctrl-C is not held up."""
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        logger.info("stopping the service")
+            signal.pause()

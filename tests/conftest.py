@@ -53,9 +53,9 @@ def shared_dir() -> Path:
 def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for the whole session."""
     from appliance.on_ray.cluster import local_cluster
-    from serve_app.start import RAY_SERVE_ENVIRONMENT
+    from appliance.on_ray.serving import service_environment
 
-    with local_cluster(num_cpus=4, environment=RAY_SERVE_ENVIRONMENT):
+    with local_cluster(num_cpus=4, environment=service_environment()):
         yield
 
 

@@ -39,7 +39,8 @@ from appliance.records import Record
 from appliance.scoring import ImageScorer
 from serve_app.http.schemas import DetectOptions, RecordAnswer
 from serve_app.scoring.engine import ScoringEngine
-from serve_app.start import free_port, start_service, stop_service
+from serve_app.ingress.listening import free_port
+from serve_app.start import start_service, stop_service
 
 JPEG = jpeg_bytes((128, 96), seed=1)
 WAIT_S = 60.0

@@ -1,4 +1,4 @@
-"""`appliance serve`: a model file in, an HTTP service in the foreground."""
+"""`appliance serve`: a model file in, an HTTP service in the foreground or on a running cluster."""
 
 from __future__ import annotations
 
@@ -6,29 +6,77 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.options import AddressOption, ModelArgument
+from appliance.cli.options import AddressOption
+from appliance.errors import ConfigError
 
 
 def serve(
-    model: ModelArgument,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Model file.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Also answer the Open Inference Protocol over gRPC."),
+    ] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Ask for one of the keys of `appliance keys`."),
+    ] = None,
+    no_keys: Annotated[
+        bool, typer.Option("--no-keys", help="Let others reach the service without any key.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A further model; may be given several times."),
+    ] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="A fixed number of replicas.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Autoscale from ...")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="... to.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it to a running cluster, and return.")
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop the service that --detach has left.")
+    ] = False,
     address: AddressOption = None,
 ) -> None:
     """Serve a detector over HTTP until interrupted.
 
     Example: appliance serve fridge.safetensors --port 8000
     """
-    from appliance.on_ray.serving import serve_in_foreground
+    from appliance.on_ray.serving import serve_detached, serve_in_foreground, stop_detached
 
+    if stop:
+        if model is not None or detach:
+            raise ConfigError("--stop takes neither MODEL nor --detach")
+        stop_detached(address=address)
+        return
+    if model is None:
+        raise ConfigError("No model file is given", hint="appliance serve fridge.safetensors")
     settings = {
         "model": model,
+        "models": _further_models(also or []) or None,
+        "key_file": keys,
+        "no_keys": no_keys or None,
         "num_replicas": replicas,
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    serve_in_foreground(given, host=host, port=port, address=address)
+    if not detach:
+        serve_in_foreground(given, host=host, port=port, grpc_port=grpc_port, address=address)
+        return
+    service = serve_detached(given, host=host, port=port, grpc_port=grpc_port, address=address)
+    where = "" if address is None else f" --address {address}"
+    print(f"{service.url} answers until: appliance serve --stop{where}")
+
+
+def _further_models(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, _, path) in zip(texts, pairs, strict=True):
+        if not name or not path:
+            raise ConfigError("--also names a model", got=repr(text), expected="NAME=FILE")
+    names = [name for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ConfigError("--also gives a name twice", got=", ".join(sorted(names)))
+    return {name: path for name, _, path in pairs}

@@ -26,6 +26,7 @@ from appliance.errors import ConfigError, InputError, ServiceError
 from appliance.on_ray.process_environment import (
     UndisturbedStack,
     daemons_apart,
+    daemons_on_loopback,
     native_output_to,
     own_signals,
     priority_variables,
@@ -118,7 +119,12 @@ def local_cluster(
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
         try:
-            with own_signals(), daemons_apart(), native_output_to(folder / "driver.err"):
+            with (
+                own_signals(),
+                daemons_apart(),
+                daemons_on_loopback(),
+                native_output_to(folder / "driver.err"),
+            ):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,

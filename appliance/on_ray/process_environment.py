@@ -110,6 +110,23 @@ def daemons_apart() -> Iterator[None]:
 
 
 @contextmanager
+def daemons_on_loopback() -> Iterator[None]:
+    """Has Ray's daemons that start in the block, and all that they start, listen on loopback alone.
+
+    On Linux Ray 2.60 takes the address of a network interface and listens on all of them, also when it is told
+    127.0.0.1; on other systems it does as here. The variable behind that is read when Ray is imported.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
 def own_signals() -> Iterator[None]:
     """Puts Ctrl-C and SIGTERM off to the end of the block, and gives both back to whoever had them before.
 
