@@ -1,0 +1,174 @@
+"""How much of the bare predictor's speed the service keeps, and what it does when asked for twice as much.
+
+    python -m benchmarks.serve_saturation --json
+
+On the same machine and pictures: the predictor in a loop without a service; `appliance serve` under more and
+more clients, each sending one request after the other; then requests at twice the rate of its best, whatever
+becomes of them, each with a deadline. Goodput is what is answered with 200 within it. Load comes from another
+process, whose share of the cores is in the result. Prints a table, then with --json one JSON document last;
+the same goes to `benchmarks/results/FOLDER/NAME.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.measurement import write_result
+from benchmarks.model_speed.options import CACHE_DIR, counts, run_command
+from benchmarks.serving.figures import OK, percentiles, summary
+from benchmarks.serving.preparation import Prepared, prepare
+from benchmarks.serving.service import running_service, send_load
+
+TARGETS = {
+    "throughput_to_bare": 0.90,
+    "p99_to_model_time": 3.0,
+    "overload_goodput_to_peak": 0.90,
+    "refusal_p99_ms": 50.0,
+}
+_SIZE_WH = (640, 480)
+_SIZE_BYTES = 60_000
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description="Saturates the service, then overloads it.")
+    parser.add_argument("--seconds", type=float, default=12, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3, help="of the bare loop and the clients")
+    parser.add_argument("--clients", type=counts, default=(1, 2, 3, 4, 8), help="such as 1,2,4")
+    parser.add_argument("--deadline-ms", type=float, default=2000, help="of the overload")
+    parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
+    parser.add_argument("--serve", default="", help="further options of `appliance serve`")
+    parser.add_argument("--quick", action="store_true", help="tiny: shows only that it runs")
+    parser.add_argument("--name", default="serve_saturation", help="name of the result file")
+    parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
+    parser.add_argument("--cache", type=Path, default=CACHE_DIR, help="for weights and pictures")
+    parser.add_argument("--json", action="store_true", help="print one JSON document last")
+    run_command(parser, _run)
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.quick:
+        options.seconds, options.rounds, options.clients = 2, 1, (1, 2)
+    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
+        prepared = prepare(
+            Path(scratch),
+            backbone=options.backbone,
+            size_wh=_SIZE_WH,
+            size_bytes=_SIZE_BYTES,
+            cache=options.cache,
+            quick=options.quick,
+        )
+        # Before and after: an idle service takes some of the machine, too.
+        bare = _bare(prepared, options)
+        loads: list[dict[str, Any]] = []
+        with running_service(prepared.model, *options.serve.split()) as url:
+            for number in range(1, options.rounds + 1):
+                for clients in options.clients:
+                    told = send_load(
+                        url, prepared.pictures, clients=clients, seconds=options.seconds
+                    )
+                    loads.append({"round": number, "clients": clients, **summary(told)})
+                    _print(f"{clients:3} clients", loads[-1])
+            saturated = _saturated(loads)
+            rate = 2 * saturated["good_per_s"]
+            told = send_load(
+                url,
+                prepared.pictures,
+                rate=rate,
+                seconds=options.seconds,
+                deadline_ms=options.deadline_ms,
+            )
+        bare += _bare(prepared, options)
+        saturated["to_bare"] = saturated["good_per_s"] / median(bare)
+    overload = {"rate": rate, "deadline_ms": options.deadline_ms, **summary(told)}
+    overload["good_in_time_per_s"] = _good_in_time_per_s(told, options)
+    _print(f"{rate:.0f} a second", overload)
+    peak = max(saturated["good_per_s"], overload["good_in_time_per_s"])
+    figures = {
+        "throughput_to_bare": saturated["to_bare"],
+        "p99_to_model_time": saturated["p99_to_model_time"],
+        "overload_goodput_to_peak": overload["good_in_time_per_s"] / peak,
+        "refusal_p99_ms": overload["refused_ms"].get("p99", 0.0),
+    }
+    result = {
+        "picture_bytes": prepared.mean_bytes,
+        "picture_wh": prepared.size_wh,
+        "targets": TARGETS,
+        "figures": figures,
+        "saturated": saturated,
+        "bare_images_per_s": bare,
+        "loads": loads,
+        "overload": overload,
+    }
+    for name, value in figures.items():
+        print(f"{name:26} {value:8.3f}  (target {TARGETS[name]})")
+    write_result(options.name, "benchmarks.serve_saturation", result, options.folder)
+    return result
+
+
+def _bare(prepared: Prepared, options: argparse.Namespace) -> list[float]:
+    command = [sys.executable, "-m", "benchmarks.serving.bare", prepared.model, prepared.pictures]
+    found = []
+    for _ in range(options.rounds):
+        done = subprocess.run(
+            [*command, f"{options.seconds:g}"], stdout=subprocess.PIPE, text=True, check=True
+        )
+        found.append(json.loads(done.stdout)["images_per_s"])
+        print(f"bare         {found[-1]:8.2f} images/s", flush=True)
+    return found
+
+
+def _saturated(loads: list[dict[str, Any]]) -> dict[str, Any]:
+    """The number of clients that saturates the service, and what they get."""
+
+    def of(clients: int) -> list[dict[str, Any]]:
+        return [load for load in loads if load["clients"] == clients]
+
+    def throughput(clients: int) -> float:
+        return median(load["good_per_s"] for load in of(clients))
+
+    best = max({load["clients"] for load in loads}, key=throughput)
+    # As few as reach it but for noise: more clients only wait for each other.
+    enough = min(
+        clients
+        for clients in {load["clients"] for load in loads}
+        if throughput(clients) >= 0.98 * throughput(best)
+    )
+    return {
+        "clients": enough,
+        "good_per_s": throughput(enough),
+        "p99_to_model_time": median(
+            load["total_ms"]["p99"] / load["stages_ms"]["model"]["p50"] for load in of(enough)
+        ),
+    }
+
+
+def _good_in_time_per_s(told: dict[str, Any], options: argparse.Namespace) -> float:
+    """Answered within their deadline, by the time that requests came; the rest was sent before."""
+    good = [
+        request
+        for request in told["requests"]
+        if request["status"] == OK and request["total_ms"] <= options.deadline_ms
+    ]
+    return len(good) / float(told["seconds"])
+
+
+def _print(name: str, load: dict[str, Any]) -> None:
+    times, model = load["total_ms"], load["stages_ms"].get("model", percentiles([0.0]))
+    print(
+        f"{name:12} {load['good_per_s']:8.2f} good/s, p50 {times['p50']:7.1f} p99 {times['p99']:7.1f} ms, "
+        f"model p50 {model['p50']:6.1f} ms, {load['per_status']}, "
+        f"load generator {load['cores_of_the_load_generator']:.2f} cores",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
