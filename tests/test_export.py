@@ -96,6 +96,19 @@ def test_any_batch_of_any_size_gets_the_detectors_answers(
         assert not scores[index, counts[index] :].any()
 
 
+def test_proposals_that_are_all_but_certain_are_ranked_as_the_detector_does(
+    model_path, tmp_path
+) -> None:
+    """Their probabilities differ in the last bit, and there in another way with each runtime."""
+    model = model_file.load(str(model_path))
+    model.network.rpn.head.cls_logits.bias.data += 15
+    path = str(tmp_path / "certain.safetensors")
+    model_file.save(path, model.network, model.spec)
+    found = export_onnx(path, str(tmp_path / "m.onnx"), pictures=parity.drawn_pictures()[2:5])
+    assert found.parity.detections > 20
+    assert found.parity.unmatched == found.parity.rounded == 0
+
+
 def test_nothing_found_is_a_normal_answer(model_path) -> None:
     loaded = model_file.load(str(model_path))
     graph = DetectorGraph(loaded.network, loaded.spec.with_settings(score_threshold=0.999))

@@ -134,7 +134,7 @@ def together_and_alone(tiny_model_path) -> tuple[Predictor, Predictor]:
     return Predictor.load(path, device="cpu"), Predictor.load(path, device="cpu", batch_size=1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     sizes_hw=st.lists(
         st.tuples(st.integers(1, 3000), st.integers(1, 4000)), min_size=1, max_size=3
@@ -143,7 +143,7 @@ def together_and_alone(tiny_model_path) -> tuple[Predictor, Predictor]:
     which=st.lists(st.integers(0, 7), min_size=1, max_size=16),
     batch_size=st.integers(1, 16),
 )
-@example(sizes_hw=[(1, 1), (3000, 4000)], which=[*range(8)] * 2, batch_size=16)
+@example(sizes_hw=[(1, 1), (3000, 4000)], which=[0, 1, *[2, 3, 4, 5, 6] * 3][:16], batch_size=16)
 def test_company_order_and_batch_size_change_no_more_than_rounding(
     together_and_alone, sizes_hw: list[tuple[int, int]], which: list[int], batch_size: int
 ) -> None:

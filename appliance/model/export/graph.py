@@ -154,7 +154,7 @@ class DetectorGraph(nn.Module):
         rpn = self.network.rpn
         pre_nms, post_nms = rpn.pre_nms_top_n(), rpn.post_nms_top_n()
         objectness, deltas = rpn.head(features)
-        all_boxes, all_scores = [], []
+        all_boxes, all_ranks = [], []
         cells = rpn.anchor_generator.cell_anchors
         for level, (level_logits, level_deltas) in enumerate(zip(objectness, deltas, strict=True)):
             anchors = _anchors(cells[level].to(level_deltas.dtype), features[level], size)
@@ -172,15 +172,18 @@ class DetectorGraph(nn.Module):
                 offsets.reshape(-1, 4), anchors[best].reshape(-1, 4)
             )
             boxes = _clip(decoded, size.resized_height, size.resized_width)
-            scores = logits.sigmoid().reshape(-1)
-            good = _are_at_least(boxes, MIN_PROPOSAL_SIDE_PX) & (scores >= rpn.score_thresh)
+            # Ranked by logits: beyond about 15 probabilities are all 1, and the last bit of a runtime's sigmoid
+            # would decide which box is kept.
+            ranks = logits.reshape(-1)
+            good = _are_at_least(boxes, MIN_PROPOSAL_SIDE_PX)
+            good = good & (ranks.sigmoid() >= rpn.score_thresh)
             picture = torch.arange(batch)[:, None].expand(-1, pre_nms).reshape(-1)
-            kept = self._nms(boxes, scores, picture, good, rpn.nms_thresh, size)
+            kept = self._nms(boxes, ranks, picture, good, rpn.nms_thresh, size)
             all_boxes.append(boxes.reshape(batch, -1, 4))
-            all_scores.append(torch.where(kept, scores, -1.0).reshape(batch, -1))
-        scores, best = torch.cat(all_scores, 1).topk(min(post_nms, pre_nms * len(cells)), dim=1)
+            all_ranks.append(torch.where(kept, ranks, -torch.inf).reshape(batch, -1))
+        ranks, best = torch.cat(all_ranks, 1).topk(min(post_nms, pre_nms * len(cells)), dim=1)
         boxes = torch.cat(all_boxes, 1).gather(1, best[..., None].expand(-1, -1, 4))
-        are_valid = scores >= 0
+        are_valid = ranks > -torch.inf
         return boxes * are_valid[..., None].to(boxes.dtype), are_valid
 
     def _classify(

@@ -79,7 +79,7 @@ class ProposalSelection:
             greedy: As for `suppress`.
         """
         batch = len(sizes_wh)
-        boxes, scores = [], []
+        boxes, ranks = [], []
         for level_anchors, level_objectness, level_deltas in zip(
             anchors_xyxy, objectness, deltas, strict=True
         ):
@@ -90,17 +90,18 @@ class ProposalSelection:
             best_deltas = best_deltas.gather(1, best[..., None].expand(-1, -1, 4))
             level_boxes = decode_boxes(best_deltas, level_anchors[best], self.weights)
             level_boxes = clip_boxes(level_boxes, sizes_wh)
-            level_scores = logits.float().sigmoid()
+            level_ranks = logits.float()
             usable = are_large(level_boxes, MIN_PROPOSAL_SIDE_PX)
-            usable &= level_scores >= self.score_threshold
+            usable &= level_ranks.sigmoid() >= self.score_threshold
             boxes.append(level_boxes)
-            scores.append(level_scores.masked_fill(~usable, -torch.inf))
-        kept, settled = self._suppress_levels(boxes, scores, greedy)
-        scores = [s.masked_fill(~k, -torch.inf) for s, k in zip(scores, kept, strict=True)]
-        all_scores = torch.cat(scores, dim=1)
-        best_scores, best = all_scores.topk(min(self.post_nms, all_scores.shape[1]), dim=1)
+            # Ranked by logits: beyond about 15 probabilities are all 1, and who is kept would be chance.
+            ranks.append(level_ranks.masked_fill(~usable, -torch.inf))
+        kept, settled = self._suppress_levels(boxes, ranks, greedy)
+        ranks = [r.masked_fill(~k, -torch.inf) for r, k in zip(ranks, kept, strict=True)]
+        all_ranks = torch.cat(ranks, dim=1)
+        best_ranks, best = all_ranks.topk(min(self.post_nms, all_ranks.shape[1]), dim=1)
         best_boxes = torch.cat(boxes, dim=1).gather(1, best[..., None].expand(-1, -1, 4))
-        return Proposals(best_boxes, best_scores > -torch.inf, settled)
+        return Proposals(best_boxes, best_ranks > -torch.inf, settled)
 
     def _suppress_levels(
         self, boxes_xyxy: Sequence[torch.Tensor], scores: Sequence[torch.Tensor], greedy: bool
