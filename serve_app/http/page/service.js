@@ -10,6 +10,11 @@ export class ServiceError extends Error {
     Object.assign(this, { hint, code, status, retryAfterS });
   }
 
+  /** Whether another key would help. */
+  get needsKey() {
+    return this.code === "unauthorized";
+  }
+
   /** From `{"error": {...}}`, or whatever else came with a failing status. */
   static of(body, status, retryAfterS = null) {
     const error = body?.error;
