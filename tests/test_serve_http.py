@@ -38,8 +38,8 @@ from appliance.errors import ModelFileError, ServiceError
 from appliance.records import Record
 from appliance.scoring import ImageScorer
 from serve_app.http.schemas import DetectOptions, RecordAnswer
-from serve_app.scoring.engine import ScoringEngine
 from serve_app.ingress.listening import free_port
+from serve_app.scoring.engine import ScoringEngine
 from serve_app.start import start_service, stop_service
 
 JPEG = jpeg_bytes((128, 96), seed=1)
