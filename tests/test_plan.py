@@ -183,6 +183,8 @@ def test_validation_comes_ten_times_unless_wished() -> None:
     assert every == {10, 7, 0}
     patient = plan(config=replace(config, patience=2), validation_images=3)
     assert "stops after 2 without a better one" in why(patient)["validation"]
+    in_vain = plan(config=replace(config, patience=2))
+    assert why(in_vain)["validation"] == "none: no validation data, so that patience stops nothing"
 
 
 def test_flags_a_file_assignments_and_python_give_the_same_plan(tmp_path, tiny_scenes) -> None:

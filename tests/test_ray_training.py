@@ -24,7 +24,7 @@ from appliance.model import model_file
 from appliance.on_ray import run_driver
 from appliance.on_ray.run_control import start_run_control
 from appliance.on_ray.run_driver import StopWish, follow
-from appliance.on_ray.training import Workers, train_on_ray, train_to_file
+from appliance.on_ray.training import Workers, check_run, train_on_ray, train_to_file
 from appliance.on_ray.workers import cpus_for_each
 from appliance.training.batching import batch_indices
 from appliance.training.monitor import read_validations
@@ -280,6 +280,13 @@ def test_who_ignores_ctrl_c_is_not_stopped_by_it() -> None:
 def test_a_batch_that_cannot_be_split_evenly_is_refused(tiny_scenes, tmp_path) -> None:
     with pytest.raises(ConfigError, match="batch size 2 and 3 workers"):
         train_on_ray(plan_for(tiny_scenes), tiny_scenes.images, tmp_path, workers=Workers(3))
+
+
+def test_what_cpus_cannot_compute_with_is_refused_before_a_cluster_starts(tiny_scenes, tmp_path):
+    plan = plan_for(tiny_scenes)
+    plan = replace(plan, config=replace(plan.config, precision="float16"))
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        check_run(plan, tmp_path, Workers(), resume=False)
 
 
 def test_numbers_of_workers_are_read_and_refused() -> None:

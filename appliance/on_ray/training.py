@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torchvision.models.detection import FasterRCNN
@@ -45,6 +46,7 @@ from appliance.training.disk_space import check_disk
 from appliance.training.engine import TrainingOutcome
 from appliance.training.monitor import TrainingProgress
 from appliance.training.plan import TrainingPlan
+from appliance.training.precision import autocast_dtype
 from appliance.training.run import begin, kept_checkpoint, naming_last
 from appliance.training.run_folder import RunFolder, check_free, check_same_run
 
@@ -89,11 +91,13 @@ def check_run(
         model_uri: Where its model file goes, for the room on that disk.
 
     Raises:
-        ConfigError: The batch cannot be split over so many workers, `run_dir` holds a run already, or
-            none to resume, or one of another network.
+        ConfigError: The batch cannot be split over so many workers, CPUs do not have the precision, `run_dir`
+            holds a run already, or none to resume, or one of another network.
         StorageError: `run_dir` cannot be looked into, or what the run writes does not fit on its disk.
     """
     workers.check_batch(plan.config.batch_size)
+    if not workers.use_gpu:
+        autocast_dtype(plan.config, torch.device("cpu"))
     folder = RunFolder(run_dir)
     check_free(folder, resume=resume)
     if resume:

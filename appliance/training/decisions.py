@@ -166,7 +166,8 @@ def decide_validation(
 ) -> tuple[TrainingConfig, Decision]:
     """About ten validations a run, where there is something to validate on."""
     if not validation_images:
-        return config, Decision("validation", "none", "no validation data")
+        nothing = ", so that patience stops nothing" if config.patience else ""
+        return config, Decision("validation", "none", f"no validation data{nothing}")
     reason = "as given"
     if "validate_every_steps" in open_settings and config.steps:
         config = replace(config, validate_every_steps=math.ceil(config.steps / VALIDATIONS))
