@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 from serve_app.telemetry.counts import SharedCounts, remove_abandoned
+from serve_app.telemetry.replicas import Replica
 
 COUNTER = ("pictures", 'a "label", with ü')
 GAUGE = ("in_work",)
@@ -196,3 +198,21 @@ def test_what_the_dead_counted_is_one_readable_file(tmp_path):
     SharedCounts(tmp_path).totals()
     content = json.loads((tmp_path / "dead.json").read_text())
     assert content["sums"] == [[list(COUNTER), 2.0]]
+
+
+def test_replicas_of_a_service_meet_in_a_folder_that_nobody_else_can_lay_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("serve_app.telemetry.replicas._SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one, two = (
+        Replica("shelf/../x", "Detection", name, node="n1", session="s1") for name in ("a", "b")
+    )
+    assert one.folder() == two.folder()
+    assert one.folder(tmp_path / "given").parent == tmp_path / "given"
+    assert one.folder().parent.stat().st_mode & 0o777 == 0o700
+    assert one.folder().resolve().parent.parent == tmp_path
+    other_app = Replica("shelf", "Detection", "a", node="n1", session="s1")
+    assert other_app.folder() != one.folder()
+    # Made by us, for a user that we are not.
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    (tmp_path / "appliance-counts-4711").mkdir()
+    assert one.folder() != two.folder()

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 
 from serve_app.http.schemas import error_responses
 from serve_app.http.service import Service
-from serve_app.telemetry.metrics import render
+from serve_app.telemetry.exposition import render
 
 
 def add_routes(app: FastAPI, service: Service) -> None:

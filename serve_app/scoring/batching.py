@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -93,7 +94,7 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         if self._worker is None:
             self._worker = loop.create_task(self._work(), name="batcher")
-        entry = _Entry[Item, Result](item, loop.create_future(), loop.time(), timings)
+        entry = _Entry[Item, Result](item, loop.create_future(), time.perf_counter(), timings)
         self._queue.append(entry)
         self._changed.set()
         try:
@@ -125,7 +126,7 @@ class Batcher(Generic[Item, Result]):
             if not self._queue:
                 remaining_s = None
             elif self._expects_more():
-                remaining_s = self._queue[0].since_s + self._wait_timeout_s - loop.time()
+                remaining_s = self._queue[0].since_s + self._wait_timeout_s - time.perf_counter()
             else:
                 return
             if remaining_s is not None and remaining_s <= 0:
@@ -139,7 +140,7 @@ class Batcher(Generic[Item, Result]):
     async def _run(self, batch: list[_Entry[Item, Result]]) -> None:
         items = [entry.item for entry in batch]
         loop = asyncio.get_running_loop()
-        start_s = loop.time()
+        start_s = time.perf_counter()  # the time of uvloop counts in milliseconds
         try:
             results = await loop.run_in_executor(self._executor, self._processed, items)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller
@@ -150,7 +151,7 @@ class Batcher(Generic[Item, Result]):
             for entry in batch:
                 await self._run([entry])
             return
-        took_s = loop.time() - start_s
+        took_s = time.perf_counter() - start_s
         for entry, result in zip(batch, results, strict=True):
             if entry.timings is not None:
                 entry.timings.add("batch_wait", start_s - entry.since_s)

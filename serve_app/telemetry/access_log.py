@@ -14,6 +14,8 @@ from logging.handlers import WatchedFileHandler
 
 logger = logging.getLogger("serve_app.access")
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
 STANDARD_ERROR = "-"
 
 
@@ -45,4 +47,7 @@ def log_request(facts: Mapping[str, object]) -> None:
         return
     line: dict[str, object] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
     line.update((name, value) for name, value in facts.items() if value is not None)
-    logger.info("%s", json.dumps(line, default=str))
+    # As `logger.info` does, without looking up who called.
+    logger.handle(
+        logging.LogRecord(logger.name, logging.INFO, __file__, 0, _to_json(line), None, None)
+    )

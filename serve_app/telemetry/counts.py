@@ -25,7 +25,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +57,9 @@ class SharedCounts:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._mutex = threading.Lock()
-        self._places: dict[tuple[bool, Key], int] = {}
+        # Key -> where its number lies, in words from the start; never 0.
+        self._counters: dict[Key, int] = {}
+        self._gauges: dict[Key, int] = {}
         self._name = secrets.token_hex(8) + _SUFFIX
         self._file: int | None = None
         self.folder: Path | None = None
@@ -73,20 +75,26 @@ class SharedCounts:
 
     def add(self, key: Key, amount: float = 1.0) -> None:
         """Adds to a counter, which never falls."""
+        self.add_all(((key, amount),))
+
+    def add_all(self, amounts: Iterable[tuple[Key, float]]) -> None:
+        """Adds to several counters."""
+        places = self._counters
         with self._mutex:
-            place = self._place(False, key)
-            self._numbers[place] += amount
+            for key, amount in amounts:
+                place = places.get(key) or self._new_place(places, key)
+                self._numbers[place] += amount
 
     def add_to_gauge(self, key: Key, amount: float) -> None:
         """Adds to a number that ends with its process."""
         with self._mutex:
-            place = self._place(True, key)
+            place = self._gauges.get(key) or self._new_place(self._gauges, key)
             self._numbers[place] += amount
 
     def set_gauge(self, key: Key, value: float) -> None:
         """Sets a number that ends with its process."""
         with self._mutex:
-            place = self._place(True, key)
+            place = self._gauges.get(key) or self._new_place(self._gauges, key)
             self._numbers[place] = value
 
     def totals(self) -> dict[Key, float]:
@@ -133,13 +141,9 @@ class SharedCounts:
         self._words = memoryview(self._bytes).cast("Q")
         self._numbers = memoryview(self._bytes).cast("d")
 
-    def _place(self, is_gauge: bool, key: Key) -> int:
-        """Where the number of `key` lies, in words from the start; may replace `_numbers`."""
-        place = self._places.get((is_gauge, key))
-        return self._new_place(is_gauge, key) if place is None else place
-
-    def _new_place(self, is_gauge: bool, key: Key) -> int:
-        text = json.dumps([is_gauge, *key]).encode()
+    def _new_place(self, places: dict[Key, int], key: Key) -> int:
+        """Where the number of `key` lies from now on, in words from the start; may replace `_numbers`."""
+        text = json.dumps([places is self._gauges, *key]).encode()
         text += b" " * (-len(text) % _WORD_BYTES)
         start = self._used_bytes
         end = start + len(text) + 2 * _WORD_BYTES
@@ -150,7 +154,7 @@ class SharedCounts:
         self._used_bytes = end
         self._words[0] = end  # last, so that nobody reads half an entry
         place = end // _WORD_BYTES - 1
-        self._places[is_gauge, key] = place
+        places[key] = place
         return place
 
     def _grow(self) -> None:

@@ -159,18 +159,20 @@ class _Exchange:
         is_http = scope["type"] == "http"
         method = scope["method"] if is_http else "WEBSOCKET"
         stages = notes.timings.as_dict()
-        self._metrics.observe_stages(stages)
         self._metrics.request_ended(
             method=method,
             route=notes.route,
             status=self.status,
             error_code=notes.error_code,
             seconds=seconds,
+            stages=stages,
             received_bytes=self._received_bytes,
             sent_bytes=self._sent_bytes,
         )
         duration_ms = {"total": round(seconds * 1000, 3)}
-        duration_ms.update((stage, round(s * 1000, 3)) for stage, s in stages.items() if s > 0)
+        for stage, streamed_s in notes.streamed.as_dict().items():
+            if (stage_s := stages[stage] + streamed_s) > 0:
+                duration_ms[stage] = round(stage_s * 1000, 3)
         model, version = notes.model or (None, None)
         log_request(
             {

@@ -7,7 +7,8 @@ from typing import Any
 
 from appliance.records import Record
 from serve_app.scoring.timings import Timings
-from serve_app.telemetry.metrics import OTHER, Metrics
+from serve_app.telemetry.families import OTHER
+from serve_app.telemetry.metrics import Metrics
 
 
 class RequestNotes:
@@ -22,7 +23,8 @@ class RequestNotes:
         model: Name and version of the model that answered; the last one, where there were several.
         pictures: How many were scored.
         detections: How many objects were answered.
-        failed_pictures: How many got an error instead, in an answer that is none.
+        failed_pictures: How many of several could not be scored.
+        streamed: Where the time of pictures went that were noted one by one.
     """
 
     __slots__ = (
@@ -35,6 +37,7 @@ class RequestNotes:
         "pictures",
         "request_id",
         "scope",
+        "streamed",
         "timings",
         "trace_id",
     )
@@ -57,6 +60,7 @@ class RequestNotes:
         self.pictures = 0
         self.detections = 0
         self.failed_pictures = 0
+        self.streamed = Timings()
 
     @property
     def route(self) -> str:
@@ -70,13 +74,15 @@ class RequestNotes:
             record: As answered, after the client's threshold.
             timings: Of this picture alone, for streams; those of plain requests are `self.timings`.
         """
+        if timings is not None:
+            self.metrics.observe_stages(timings.as_dict())
+            for stage, seconds in timings.as_dict().items():
+                self.streamed.add(stage, seconds)
         self.model = (record.model_name, record.model_version)
         self.pictures += 1
         self.detections += len(record.detections)
         labels = [found.label for found in record.detections]
         self.metrics.count_picture(record.model_name, record.model_version, labels)
-        if timings is not None:
-            self.metrics.observe_stages(timings.as_dict())
 
     def failed_picture(self, code: str) -> None:
         """Counts one picture of several that could not be scored, by the code of its error."""

@@ -24,7 +24,7 @@ SNAPSHOT_METHOD = "counts_of_node"
 """Name of the method that a deployment must have, calling `NodeCounts.own`, to be asked by others."""
 
 _OTHERS_TIMEOUT_S = 3.0
-_ABANDONED_AFTER_S = 7 * 24 * 3600.0
+_ABANDONED_AFTER_S = 24 * 3600.0
 _SHARED_MEMORY = Path("/dev/shm")
 _ID_LENGTH = 8
 
@@ -78,18 +78,31 @@ class Replica:
         return base.joinpath("-".join(re.sub(r"[^\w.]", "_", part) for part in parts))
 
 
+def open_metrics(metrics_dir: str | None, replica: Replica | None) -> Metrics:
+    """The counts of this process, shared with the other replicas of its machine.
+
+    Args:
+        metrics_dir: Where they meet; None: in shared memory, or without Serve nowhere.
+        replica: Within Serve, which one this is. Without, processes that share a folder serve the same.
+    """
+    base = None if metrics_dir is None else Path(metrics_dir)
+    if replica is None:
+        return Metrics(base, replica=str(os.getpid()))
+    return Metrics(replica.folder(base), replica=replica.name)
+
+
 class NodeCounts:
     """The counts of all machines, asked for on one of them."""
 
-    def __init__(self, metrics: Metrics, replica: Replica | None) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, replica: Replica | None = None) -> None:
+        self.metrics = metrics
         self._replica = replica
 
     async def own(self) -> tuple[str, dict[Key, float]]:
         """Name of this machine, and the sums of the replicas on it; the name is empty without Serve."""
-        self._metrics.note_queue_depth()
+        self.metrics.note_queue_depth()
         # In a thread: it reads files.
-        totals = await asyncio.to_thread(self._metrics.counts.totals)
+        totals = await asyncio.to_thread(self.metrics.counts.totals)
         return (self._replica.node if self._replica else ""), totals
 
     async def all(self) -> dict[str, dict[Key, float]]:
@@ -117,9 +130,18 @@ async def _counts_of_others(replica: Replica) -> dict[str, dict[Key, float]]:
 
 
 def shared_folder() -> Path:
-    """The folder of this user in shared memory, or where temporary files go."""
+    """This user's folder in shared memory, or where temporary files go.
+
+    Whoever has taken its name before gets nothing to read: then it is one that no other process finds.
+    """
     parent = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-    return parent / f"appliance-counts-{os.geteuid()}"
+    folder = parent / f"appliance-counts-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid == os.geteuid():
+        return folder
+    logger.warning("counts are kept for this process alone: %s belongs to somebody else", folder)
+    return Path(tempfile.mkdtemp(prefix="appliance-counts-"))
 
 
 def _has_other_nodes() -> bool:
