@@ -92,7 +92,8 @@ class ServiceSettings(BaseModel):
     )
 
     access_log: str = Field(
-        "-", description="Where a JSON line a request goes: a file, - for standard error, or nothing."
+        "-",
+        description="Where a JSON line a request goes: a file, - for standard error, or nothing.",
     )
     open_metrics: bool = Field(
         False, description="Whether GET /metrics needs no key where scoring needs one."

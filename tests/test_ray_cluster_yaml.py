@@ -78,7 +78,9 @@ def test_every_start_command_makes_its_settings_before_ray_start(cluster):
         settings, _, arguments = start.partition("ray start")
         assert "RAY_SERVE_ENABLE_HA_PROXY=1" in settings
         assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in settings
-        assert "RAY_worker_niceness=0" in settings  # as Ray spells it, and as local clusters have it
+        assert (
+            "RAY_worker_niceness=0" in settings
+        )  # as Ray spells it, and as local clusters have it
         assert "unset OMP_NUM_THREADS" in settings
         assert "ulimit -n 65536" in settings
         assert "--disable-usage-stats" in arguments

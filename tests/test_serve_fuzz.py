@@ -24,6 +24,7 @@ CHECKED = [
     )
 ]
 
+
 @pytest.fixture(scope="module")
 def url(tiny_model_path):
     with plain_service(tiny_model_path, stream_idle_timeout_s=2, max_pixels=100_000) as address:
