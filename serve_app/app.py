@@ -20,7 +20,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from appliance import storage
-from appliance.errors import ModelFileError, ServiceError
+from appliance.errors import ModelFileError
 from appliance.model import model_file
 from serve_app.http.api import create_api
 from serve_app.inference_protocol.grpc_service import InferenceGrpcMethods
@@ -31,6 +31,10 @@ from serve_app.scoring.models import ModelPool
 from serve_app.security.admission import RETRY_AFTER_S
 from serve_app.security.keys import checked_key_file, require_keys
 from serve_app.settings import ServiceSettings
+from serve_app.telemetry.access_log import write_access_log_to
+from serve_app.telemetry.counts import Key
+from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.replicas import NodeCounts, Replica
 
 _SPARE_REQUESTS = 64
 """Serve lets so many more requests into a replica than the replica works on or keeps waiting, so that it
@@ -47,19 +51,30 @@ class DetectionService(InferenceGrpcMethods):
             proxies = settings.proxies_in_front + 1
             settings = settings.model_copy(update={"proxies_in_front": proxies})
         self._settings = settings
-        self._pool = ModelPool.load(settings)
+        write_access_log_to(settings.access_log)
+        self._replica = Replica.of_this_process()
+        counts = self._replica.folder(Path(settings.metrics_dir) if settings.metrics_dir else None)
+        self._metrics = Metrics(counts, replica=self._replica.name)
+        self._pool = ModelPool.load(settings, self._metrics.observe_batch)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor; its routes are this replica's."""
-        api = create_api(self._pool, self._settings)
+        api = create_api(self._pool, self._settings, metrics=self._metrics, replica=self._replica)
         has_keys = bool(self._settings.keys or self._settings.key_file)
         self.serve_grpc_with(api, loopback_only=not has_keys and not self._settings.no_keys)
         return api
 
-    def check_health(self) -> None:
-        """Called by Serve from time to time; raising has the replica replaced."""
-        if not self._pool.ready:
-            raise ServiceError("The model thread does not answer")
+    async def check_health(self) -> None:
+        """Called by Serve from time to time; raising has the replica replaced.
+
+        Raises:
+            ServiceError: A model does not answer.
+        """
+        await self._pool.check_health()
+
+    async def counts_of_node(self) -> tuple[str, dict[Key, float]]:
+        """Called by replicas on other machines, whose `/metrics` is asked for."""
+        return await NodeCounts(self._metrics, self._replica).own()
 
 
 def build_app(settings: ServiceSettings) -> serve.Application:

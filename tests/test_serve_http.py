@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from factories import encoded, jpeg_bytes, picture
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from serving import (
     JPEG_TYPE,
     JSON_TYPE,
@@ -278,6 +279,23 @@ def test_status_and_models(url, scorer):
     assert (model["name"], model["version"]) == ("tiny", scorer.predictor.model_version)
     assert model["labels"] == ["circle", "square"]
     assert (model["score_threshold"], model["max_detections"]) == (0.3, 300)
+
+
+def test_requests_are_named_timed_and_counted(url):
+    headers = {**JPEG_TYPE, "X-Request-Id": "mine-1"}
+    status, answer_headers, _ = ask(f"{url}/v1/detect", data=JPEG, headers=headers)
+    assert (status, answer_headers["X-Request-Id"]) == (200, "mine-1")
+    stages = answer_headers["Server-Timing"]
+    assert {"decode", "model"} <= {part.split(";")[0].strip() for part in stages.split(",")}
+    _, _, page = asyncio.run(request(f"{url}/metrics", "GET"))
+    counted = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+        if sample.labels.get("route") == "/v1/detect" and sample.labels.get("code", "200") == "200"
+    }
+    assert counted["appliance_requests_total"] >= 1
+    assert "appliance_batch_size_pictures_count" in page.decode()
 
 
 def test_openapi_describes_every_body_with_an_example_that_works(url):
