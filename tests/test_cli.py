@@ -192,7 +192,7 @@ def test_jobs_are_the_commands_of_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("stops", "exit_code"),
     [
-        pytest.param([signal.SIGINT], 130, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT], 130, id="ctrl-c"),
         # Twice, as from who is impatient.
         pytest.param([signal.SIGTERM] * 2, 143, id="sigterm", marks=pytest.mark.slow),
         # Without an end: also while it ends, and while it clears away.

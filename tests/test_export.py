@@ -264,6 +264,7 @@ def test_the_command_checks_on_pictures_of_the_user_and_says_what_it_found(
     assert document["parity"]["detections"] > 0
     assert document["size_bytes"] == out.stat().st_size
     (tmp_path / "empty").mkdir()
+    out.unlink()
     assert run_appliance(*export, "--pictures", tmp_path / "empty") == 1
     assert capsys.readouterr().err.startswith("error: No pictures there")
 

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tritonclient import utils as triton
@@ -274,6 +274,8 @@ def test_any_body_is_a_request_or_is_refused(body, header_length):
     assert isinstance(request, RequestError) or len(request.pictures) == 1
 
 
+# The first input takes seconds on a busy machine.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["datatype", "shape", "data", "parameters"]), JSON_VALUES, max_size=4
