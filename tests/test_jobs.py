@@ -112,6 +112,27 @@ def test_a_submitted_job_scores_a_folder(jobs, tiny_model_path, tmp_path):
 
 
 @pytest.mark.timeout(300)
+def test_a_submitted_job_trains(jobs, tiny_scenes_dir, tiny_model_path, tmp_path):
+    from appliance.model import model_file
+    from appliance.training.runs import summarise
+
+    data, run_dir, model = tiny_scenes_dir / "train", tmp_path / "run", tmp_path / "m.safetensors"
+    status, log = run_job(
+        *(jobs, "jobs.train", data, "--init", tiny_model_path, "--run-dir", run_dir),
+        *("--out", model, "--steps", 2, "--workers", 2, "--batch-size", 2, "--json"),
+    )
+    assert status == "SUCCEEDED", log
+    trained = json.loads(log.strip().splitlines()[-1])
+    assert (trained["step"], trained["model"]) == (2, str(model))
+    # What was trained with is shown, and stays with the model.
+    settings = model_file.load(str(model)).info.training
+    assert settings == trained["plan"]["config"]
+    assert "Settings: steps 2, " in log
+    run = summarise(str(run_dir))
+    assert (run.status, run.step, run.model) == ("finished", 2, str(model))
+
+
+@pytest.mark.timeout(300)
 def test_a_job_with_a_mistake_fails_with_one_sentence(jobs, tiny_model_path, tmp_path):
     status, log = run_job(
         jobs, "jobs.batch_score", tiny_model_path, tmp_path / "no", tmp_path / "out"
