@@ -31,19 +31,23 @@ def main() -> None:
         description="Times torchvision's Faster R-CNN and the appliance's, in turn."
     )
     add_arguments(parser, name="model_speed")
-    parser.add_argument("--batch", type=counts, default=(1, 4, 16), help="such as 1,4,16")
-    parser.add_argument("--rounds", type=count, default=ROUNDS, help="of each side")
+    parser.add_argument("--batch", type=counts, help="1,4,16 by default; 1,4 with --quick")
+    parser.add_argument(
+        "--rounds", type=count, help=f"of each side: {ROUNDS} by default; 1 with --quick"
+    )
     run_command(parser, _run)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     device = resolve_device(options.device)
+    batches = options.batch or ((1, 4) if options.quick else (1, 4, 16))
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
     result: dict[str, Any] = {
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         # What torch allows by itself in "float32" convolutions of a GPU.
         "tf32_convolutions": torch.backends.cudnn.allow_tf32,
-        "rounds": options.rounds,
+        "rounds": rounds,
         "quick": options.quick,
         "coco": "faster-coco-eval" if has_coco() else "left out: faster-coco-eval is not here",
         "results": [],
@@ -53,8 +57,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         spec = spec_of(architecture, options.backbone, quick=options.quick)
         bench = Bench.prepare(spec, case, device, options.cache)
         print(bench.headline(), flush=True)
-        for batch in options.batch:
-            compared = bench.compare(batch, options.rounds)
+        for batch in batches:
+            compared = bench.compare(batch, rounds)
             print(table(compared), flush=True)
             result["results"].append(compared)
             # After each of them, since a run takes long: what is measured is kept.
