@@ -41,6 +41,11 @@ _SPARE_REQUESTS = 64
 is ours to refuse them, in JSON; and so that health checks pass under overload."""
 
 
+_LOOK_EVERY_S, _LOOK_BACK_S = 1.0, 5.0
+"""Autoscaling looks at the load this often, not each 10 s, and goes by the mean of so many seconds, not 30:
+a burst is over by then."""
+
+
 class DetectionService(InferenceGrpcMethods):
     """A replica: the models and the HTTP interface on top of them; gRPC on top of that."""
 
@@ -144,13 +149,13 @@ def _deployment_options(settings: ServiceSettings) -> dict[str, Any]:
     }
     if settings.max_replicas is None:
         return {**options, "num_replicas": settings.num_replicas or 1}
-    return {
-        **options,
-        "autoscaling_config": AutoscalingConfig(
-            min_replicas=settings.min_replicas or 0,
-            max_replicas=settings.max_replicas,
-            target_ongoing_requests=settings.target_ongoing_requests,
-            upscale_delay_s=settings.upscale_delay_s,
-            downscale_delay_s=settings.downscale_delay_s,
-        ),
-    }
+    autoscaling = AutoscalingConfig(
+        min_replicas=settings.min_replicas or 0,
+        max_replicas=settings.max_replicas,
+        target_ongoing_requests=settings.target_ongoing_requests,
+        upscale_delay_s=settings.upscale_delay_s,
+        downscale_delay_s=settings.downscale_delay_s,
+    )
+    # Deprecated in favour of variables that Ray 2.60 reads and does not use.
+    intervals = {"metrics_interval_s": _LOOK_EVERY_S, "look_back_period_s": _LOOK_BACK_S}
+    return {**options, "autoscaling_config": autoscaling.model_copy(update=intervals)}

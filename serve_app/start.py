@@ -84,6 +84,7 @@ def start_service(
             hint="Connect first, with appliance.on_ray.cluster.local_cluster or ray.init",
         )
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     from serve_app.app import build_app
     from serve_app.ingress.listening import listen, url_of
@@ -96,6 +97,9 @@ def start_service(
             serve.run(app, name=name, route_prefix=prefix)
         except RuntimeError as error:
             raise _start_error(name, error) from None
+        except RayServeException as error:  # such as: another service has that prefix
+            reason = getattr(error, "cause", error)
+            raise ServiceError("The service does not start", where=name, got=reason) from None
     service = RunningService(name, url_of(host, port) + prefix.rstrip("/"))
     _wait_until_ready(service, timeout_s)
     logger.info("service %s answers at %s", name, service.url)

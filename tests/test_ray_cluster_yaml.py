@@ -11,6 +11,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from serve_app.ingress import variables
+
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY_GIB = {"m6i.xlarge": 16, "m6i.2xlarge": 32, "g5.2xlarge": 32}
 
@@ -76,8 +78,8 @@ def test_every_start_command_makes_its_settings_before_ray_start(cluster):
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
         start = commands[-1]
         settings, _, arguments = start.partition("ray start")
-        assert "RAY_SERVE_ENABLE_HA_PROXY=1" in settings
-        assert "RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in settings
+        module = re.search(r'eval "\$\(python -m (\S+)\)"', settings)[1]
+        assert module == variables.__name__
         assert (
             "RAY_worker_niceness=0" in settings
         )  # as Ray spells it, and as local clusters have it

@@ -60,7 +60,9 @@ async def telling(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-def written_by_ray(folder, port, *, servers=(), applications=True, metrics=False, grpc_port=None):
+def written_by_ray(
+    folder, port, *, servers=(), applications=True, metrics=False, grpc_port=None, prefix="/"
+):
     """The file of Ray's configuration for servers of one application."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
@@ -80,7 +82,7 @@ def written_by_ray(folder, port, *, servers=(), applications=True, metrics=False
     backends = [
         BackendConfig(
             name=f"{protocol.value}-app",
-            path_prefix="/",
+            path_prefix=prefix,
             app_name="app",
             protocol=protocol,
             servers=[ServerConfig(f"s{at}", "127.0.0.1", at) for at in servers],
@@ -148,7 +150,8 @@ def test_it_listens_where_it_is_asked_to_and_nowhere_else(running):
 
 def test_text_of_serve_becomes_json_without_a_word_of_it(running):
     url, _, _ = running
-    expected = {408: 504, 404: 404, 500: 500, 502: 502, 503: 503, 504: 504}
+    # There is a service for every path, so that 404 of Serve says that it has just gone.
+    expected = {408: 504, 404: 503, 500: 500, 502: 502, 503: 503, 504: 504}
     for theirs, ours in expected.items():
         status, headers, answer = ask(f"{url}/{theirs}", "GET")
         assert (status, set(answer["error"])) == (ours, {"code", "message", "hint"})
@@ -189,6 +192,15 @@ def test_before_there_is_a_replica_it_says_so_at_once(folder, servers, applicati
         status, headers, answer = ask(f"http://127.0.0.1:{port}/v1/detect", data=b"x" * 100_000)
     assert (status, answer["error"]["code"]) == (503, "unavailable")
     assert headers["Retry-After"] == "1"
+
+
+def test_beside_a_service_below_a_prefix_there_is_nothing(folder, telling_port):
+    port = free_port("127.0.0.1", 0)
+    path = written_by_ray(folder, port, servers=[telling_port], prefix="/cameras")
+    with running_haproxy(path, port):
+        status, _, answer = ask(f"http://127.0.0.1:{port}/", "GET")
+        assert (status, answer["error"]["code"]) == (404, "not_found")
+        assert ask(f"http://127.0.0.1:{port}/cameras/x", "GET")[0] == 200
 
 
 def test_it_may_listen_elsewhere_than_what_is_behind_it(folder, telling_port):

@@ -257,6 +257,37 @@ def test_the_gate_lets_some_work_and_some_wait():
     assert asyncio.run(scenario()) == [0, 1, 2, 4]
 
 
+def test_the_gate_refuses_who_would_wait_in_vain():
+    async def scenario():
+        now_s = 0.0
+        gate = Gate(max_ongoing=2, max_queued=20, clock_s=lambda: now_s)
+        for _ in range(50):  # one at a time, 0.1 s each
+            await gate.enter(0.01)
+            now_s += 0.1
+            gate.leave()
+        await gate.enter(0.01)  # alone: it has to try, or nobody would know when that changes
+        assert gate.expected_s == pytest.approx(0.2, rel=0.05)
+        for _ in range(8):  # in batches of two, which end together every 0.2 s
+            gate.check(0.3)
+            with pytest.raises(RequestError, match="Those before would take longer") as caught:
+                gate.check(0.2)
+            await gate.enter()
+            now_s += 0.2
+            gate.leave()
+            gate.leave()
+            await gate.enter()
+            assert gate.expected_s == pytest.approx(0.2, rel=0.05)
+        assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "1"})
+        gate.leave(answered=False)  # says nothing of how long answers take
+        await gate.enter()
+        assert gate.expected_s == pytest.approx(0.2, rel=0.05)
+        now_s += 30  # it hangs
+        with pytest.raises(RequestError):
+            gate.check(30)
+
+    asyncio.run(scenario())
+
+
 def test_an_empty_key_ring_is_open():
     assert KeyRing([]).identify(None) is None
 

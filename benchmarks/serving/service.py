@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def running_service(model: str, *options: str) -> Iterator[str]:
             _wait_until_ready(url, process, said)
             yield url
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def send_load(url: str, pictures: str, **options: float | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ a header and do not answer in JSON. Nobody works for a client that has hung up.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class ScoringRequest:
     Attributes:
         notes: What is told of it to whoever counts and logs.
         timings: Where its time goes.
-        timeout_s: How long it may take in all.
+        answered: Whether it got what it came for.
     """
 
     def __init__(self, request: Request, service: Service, timeout: asyncio.Timeout) -> None:
@@ -43,6 +44,7 @@ class ScoringRequest:
         self.timings = self.notes.timings
         self.have_body = False
         self.hung_up = False
+        self.answered = False
         self._request = request
         self._service = service
         self._timeout = timeout
@@ -62,7 +64,7 @@ class ScoringRequest:
         self.have_body = True
         self._watcher = asyncio.create_task(self._watch())
         with self.timings.stage("queue"):
-            await self._service.gate.enter()
+            await self._service.gate.enter(self.left_s)
         self._has_place = True
         return body
 
@@ -78,10 +80,16 @@ class ScoringRequest:
         self._service.bodies.take(count)
         self._held_bytes += count
 
+    @property
+    def left_s(self) -> float:
+        """The time until its deadline."""
+        end_s = self._timeout.when()
+        return math.inf if end_s is None else end_s - asyncio.get_running_loop().time()
+
     def close(self) -> None:
         """Gives back what it held, and stops watching the client."""
         if self._has_place:
-            self._service.gate.leave()
+            self._service.gate.leave(answered=self.answered)
         self._service.bodies.give_back(self._held_bytes)
         if self._watcher is not None:
             self._watcher.cancel()
@@ -173,8 +181,9 @@ class Service:
         try:
             async with asyncio.timeout(timeout_s) as timeout:
                 scope = ScoringRequest(request, self, timeout)
-                self.gate.check()
+                self.gate.check(timeout_s)
                 yield scope
+                scope.answered = True
         except TimeoutError:
             raise _too_late(scope, timeout_s) from None
         finally:

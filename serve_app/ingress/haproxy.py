@@ -58,7 +58,7 @@ _ANSWERS = {
 """By status: code, message, hint; in the one shape of `serve_app.http.error_answers`. What is no HTTP, or
 does not come in time, HAProxy answers with 400 or 408 and a sentence of its own, which cannot be changed."""
 
-_OWN_ANSWERS = {404: 404, 408: 504, 500: 500, 502: 502, 503: 503, 504: 504}
+_OWN_ANSWERS = {408: 504, 500: 500, 502: 502, 503: 503, 504: 504}
 """Statuses of Serve's text answers -> ours: its 408 is a time-out in its queue, not a slow client."""
 
 
@@ -87,6 +87,9 @@ def tightened(configuration: str, host: str | None = None) -> str:
     if configuration.startswith(_MARK):
         return configuration
     text = configuration
+    # With a service at / or none at all, a path without one means that it is not there yet, or not any more.
+    prefixes = re.findall(r"^    acl is_\S+ path_beg (\S+)$", text, re.MULTILINE)
+    nowhere = 404 if prefixes and "/" not in prefixes else 503
     text = _replaced(text, r"^frontend prometheus\n(?:    .*\n)+", "")
     text = _replaced(text, r"^listen stats\n(?:  .*\n)+", "")
     text = _replaced(text, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 ")
@@ -94,13 +97,12 @@ def tightened(configuration: str, host: str | None = None) -> str:
     text = _replaced(text, r"^    log \S+ local0 info\n", "")
     text = _replaced(text, r"^(?:    errorfile 50\d .*\n)+", _lines(_default_rules()))
     text = _replaced(
-        text, r"^frontend http_frontend\n    bind .*\n", lambda m: m[0] + _lines(_rules())
+        text, r"^frontend http_frontend\n    bind .*\n", lambda m: m[0] + _lines(_rules(nowhere))
     )
-    status = 404 if re.search(r"^    use_backend ", text, re.MULTILINE) else 503
     text = _replaced(
         text,
         r"^backend default_backend\n(?:    .*\n)+",
-        lambda _: "backend default_backend\n" + _lines([f"http-request {_answer(status)}"]),
+        lambda _: "backend default_backend\n" + _lines([f"http-request {_answer(nowhere)}"]),
     )
     if host is not None:
         host = "*" if host in ("0.0.0.0", "::") else host  # noqa: S104 - asked for
@@ -128,7 +130,7 @@ def _default_rules() -> list[str]:
     ]
 
 
-def _rules() -> list[str]:
+def _rules(nowhere: int) -> list[str]:
     """What happens to each request, and to the text that Serve answers instead of our application."""
     text = "!{ res.hdr(content-type) -m beg application/json }"
     own, asked_ms = "x-request-timeout-seconds", "x-request-timeout-ms"
@@ -141,7 +143,7 @@ def _rules() -> list[str]:
         f"http-request set-header {own} %[req.hdr({asked_ms}),add(1999),div(1000)] if {asked}",
         *(
             f"http-response {_answer(ours)} if {{ status {theirs} }} {text}"
-            for theirs, ours in _OWN_ANSWERS.items()
+            for theirs, ours in {**_OWN_ANSWERS, 404: nowhere}.items()
         ),
     ]
 

