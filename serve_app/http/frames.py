@@ -1,9 +1,9 @@
 """`WS /v1/stream`: frames of a camera in, detections out; the newest frame wins.
 
 A client sends encoded pictures as binary messages, faster than the model if it likes. Each answer is one
-text message: the record of the newest frame, its number among those sent (from 1), and how many were dropped so far
-because a newer one came. Options stand in the query of the address. Browsers cannot set
-headers on a WebSocket: where keys are on, the first message may be `{"key": "..."}` instead.
+text message: the record of the newest frame, its number among those sent (from 1), and how many were dropped
+so far because a newer one came. Options stand in the query of the address. Browsers cannot set headers on a
+WebSocket: where keys are on, the first message may be `{"key": "..."}` instead.
 """
 
 from __future__ import annotations

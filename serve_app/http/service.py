@@ -2,8 +2,9 @@
 
     key -> rate -> body (limited while it streams) -> place in the gate -> work -> answer
 
-all within one deadline. Whoever sends slowly holds no place, only what has come of the body, out of a budget. Limits, time-outs and overload are ours, because Serve's can be switched off by
-a header and do not answer in JSON. Nobody works for a client that has hung up.
+all within one deadline. Whoever sends slowly holds no place, only memory for what has come of the body, out
+of a budget. Limits, time-outs and overload are ours, because Serve's can be switched off by a header and do
+not answer in JSON. Nobody works for a client that has hung up.
 """
 
 from __future__ import annotations

@@ -240,12 +240,13 @@ async def _of_lines(request: Request, service: Service) -> AsyncIterator[SentPic
     rest = bytearray()
     async for chunk in _chunks(request, service.settings.stream_idle_timeout_s):
         rest += chunk
-        *lines, last = rest.split(b"\n") if b"\n" in chunk else [rest]
-        for line in lines:
-            if line.strip():
-                yield await asyncio.to_thread(_picture_of_line, bytes(line), f"[{number}]")
-                number += 1
-        rest = bytearray(last)
+        # Most chunks are the middle of a line: those are neither searched again nor copied.
+        if b"\n" in chunk:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield await asyncio.to_thread(_picture_of_line, bytes(line), f"[{number}]")
+                    number += 1
         if len(rest) > max_bytes:
             raise body_too_large(max_bytes)
     if rest.strip():
