@@ -33,8 +33,7 @@ from serve_app.security.keys import checked_key_file, require_keys
 from serve_app.settings import ServiceSettings
 from serve_app.telemetry.access_log import write_access_log_to
 from serve_app.telemetry.counts import Key
-from serve_app.telemetry.metrics import Metrics
-from serve_app.telemetry.replicas import NodeCounts, Replica
+from serve_app.telemetry.replicas import NodeCounts, Replica, open_metrics
 
 _SPARE_REQUESTS = 64
 """Serve lets so many more requests into a replica than the replica works on or keeps waiting, so that it
@@ -58,8 +57,7 @@ class DetectionService(InferenceGrpcMethods):
         self._settings = settings
         write_access_log_to(settings.access_log)
         self._replica = Replica.of_this_process()
-        counts = self._replica.folder(Path(settings.metrics_dir) if settings.metrics_dir else None)
-        self._metrics = Metrics(counts, replica=self._replica.name)
+        self._metrics = open_metrics(settings.metrics_dir, self._replica)
         self._pool = ModelPool.load(settings, self._metrics.observe_batch)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

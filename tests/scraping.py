@@ -29,3 +29,10 @@ def total(page, name, **labels):
     return sum(
         value for (found, *own), value in page.items() if found == name and wanted <= set(own)
     )
+
+
+def request_id(url, path="/healthz", **headers):
+    """The one X-Request-Id of an answer."""
+    answer = asyncio.run(request(f"{url}{path}", "GET", headers=headers))[1]
+    (found,) = answer.getall("X-Request-Id")
+    return found

@@ -13,7 +13,7 @@ from factories import jpeg_bytes
 from serving import JPEG_TYPE
 
 JPEG = jpeg_bytes((128, 96), seed=1)
-WAIT_S = 90.0
+WAIT_S = 120.0
 REFUSED, CUT = 0, -1  # no connection; one that ended without an answer
 
 

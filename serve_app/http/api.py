@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -21,7 +20,7 @@ from serve_app.security.url_fetching import UrlFetcher
 from serve_app.settings import ServiceSettings
 from serve_app.telemetry.metrics import Metrics
 from serve_app.telemetry.middleware import TelemetryMiddleware
-from serve_app.telemetry.replicas import NodeCounts, Replica
+from serve_app.telemetry.replicas import NodeCounts, Replica, open_metrics
 
 _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
 `{"error": {"code", "message", "hint"}}`."""
@@ -50,8 +49,7 @@ def create_api(
         ConfigError: The key file cannot be read, or has no keys.
     """
     keys = KeyRing.of(settings)
-    if metrics is None:
-        metrics = Metrics(Path(settings.metrics_dir) if settings.metrics_dir else None)
+    metrics = metrics or open_metrics(settings.metrics_dir, replica)
     pool.watch(metrics.model_loaded, metrics.model_given_up)
     metrics.queue_depth = lambda: sum(engine.queue_depth for engine in pool.loaded.values())
     service = Service(

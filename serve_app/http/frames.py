@@ -162,7 +162,7 @@ class _Frames:
                 )
         finally:
             self._service.gate.leave()
-        note_result(result, self._socket.state.notes, several=True)
+        note_result(result, self._socket.state.notes, timings, several=True)
         self._service.metrics.count_dropped_frames(number - self._seen - 1)
         self._seen = number
         self._answered += 1

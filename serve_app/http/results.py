@@ -73,10 +73,19 @@ async def result_of(
     return Result(chosen, data)
 
 
-def note_result(result: Result, notes: RequestNotes, *, several: bool) -> None:
-    """Counts a picture: as scored, or of several as failed; a single one that fails is an error answer."""
+def note_result(
+    result: Result, notes: RequestNotes, timings: Timings | None = None, *, several: bool
+) -> None:
+    """Counts a picture: as scored, or of several as failed; a single one that fails is an error answer.
+
+    Args:
+        result: What became of it.
+        notes: Of its request.
+        timings: Of the picture alone, where they are not those of the request.
+        several: Whether the request has others.
+    """
     if result.error is None:
-        notes.picture(result.record)
+        notes.picture(result.record, timings)
     elif several:
         notes.failed_picture(result.error.code)
 

@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
+from appliance.errors import ServiceError
 from serve_app.errors import RequestError
 from serve_app.scoring.models import ModelPool
 from serve_app.security.admission import ByteBudget, Gate
@@ -58,10 +60,13 @@ class ScoringRequest:
 
         Raises:
             RequestError: 413, refused as soon as it is known to be too large; 400, there is none; 503, too
-                many wait, or too many bodies are on their way.
+                many wait, or too many bodies are on their way; 499, the client has hung up.
         """
         with self.timings.stage("receive"):
-            body = await self._read()
+            try:
+                body = await self._read()
+            except ClientDisconnect:
+                raise _client_gone() from None
         self.have_body = True
         self._watcher = asyncio.create_task(self._watch())
         with self.timings.stage("queue"):
@@ -169,6 +174,23 @@ class Service:
             self.metrics.count_rate_limited(str(notes.key_name))
             raise
 
+    async def require_ready(self) -> None:
+        """Returns when the models answer.
+
+        Raises:
+            RequestError: 503, one of them does not.
+        """
+        try:
+            await self.pool.check_health()
+        except ServiceError as error:
+            raise RequestError(
+                503,
+                "not_ready",
+                error.message,
+                hint="Try again in a moment",
+                headers={"Retry-After": "1"},
+            ) from None
+
     @asynccontextmanager
     async def scoring_request(self, request: Request) -> AsyncIterator[ScoringRequest]:
         """A deadline for the time of the block, in which its `body` comes and gets a place in the gate.
@@ -224,9 +246,13 @@ def body_too_large(max_bytes: int) -> RequestError:
     )
 
 
+def _client_gone() -> RequestError:
+    return RequestError(499, "client_gone", "The client has hung up", hint="Nobody reads this")
+
+
 def _too_late(scope: ScoringRequest | None, timeout_s: float) -> RequestError:
     if scope is not None and scope.hung_up:
-        return RequestError(499, "client_gone", "The client has hung up", hint="Nobody reads this")
+        return _client_gone()
     if scope is None or scope.have_body:
         return RequestError(
             504,

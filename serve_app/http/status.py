@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
-from serve_app.errors import RequestError
 from serve_app.http.schemas import ModelAnswer, ModelsAnswer, StatusAnswer, error_responses
 from serve_app.http.service import Service
 from serve_app.scoring.engine import ScoringEngine
@@ -26,15 +25,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         responses=error_responses(503),
     )
     async def readyz() -> StatusAnswer:
-        """Ready means that the model has answered a generated picture and accepts more."""
-        if not service.pool.ready:
-            raise RequestError(
-                503,
-                "not_ready",
-                "The model does not answer",
-                hint="Try again in a moment",
-                headers={"Retry-After": "1"},
-            )
+        """Ready means that the model has answered a built-in picture, or others just now."""
+        await service.require_ready()
         return StatusAnswer(status="ready")
 
     @app.get(

@@ -54,7 +54,7 @@ def _add_server_routes(router: APIRouter, service: Service) -> None:
 
     @router.get("/health/ready", summary="Does the model answer?", responses=answers("ready", 503))
     async def ready() -> Response:
-        _require_ready(service)
+        await service.require_ready()
         return json_response({"ready": True})
 
 
@@ -66,7 +66,7 @@ def _add_model_routes(router: APIRouter, service: Service) -> None:
 
     async def ready(request: Request, name: str, version: str | None) -> Response:
         """Ready is a model that would answer now, or would be loaded to answer."""
-        _require_ready(service)
+        await service.require_ready()
         if version is not None or name not in service.pool.names:
             async with service.pool.lend(name) as engine:
                 _checked_version(engine, version)
@@ -188,17 +188,6 @@ def _response(answer: InferAnswer) -> Response:
         return Response(answer.body, media_type="application/json")
     headers = {HEADER_LENGTH: str(answer.json_length)}
     return Response(answer.body, headers=headers, media_type="application/octet-stream")
-
-
-def _require_ready(service: Service) -> None:
-    if not service.pool.ready:
-        raise RequestError(
-            503,
-            "not_ready",
-            "The model does not answer",
-            hint="Try again in a moment",
-            headers={"Retry-After": "1"},
-        )
 
 
 def _checked_version(engine: ScoringEngine, version: str | None) -> str:

@@ -163,7 +163,7 @@ class ScoringEngine:
             ServiceError: Pictures given now would not be answered.
         """
         if not self.ready:
-            raise ServiceError("The model takes no more pictures")
+            raise ServiceError("The model does not answer", got="it takes no more pictures")
         await self.health.check()
 
     def _predict(self, uploads: Sequence[DecodedUpload]) -> Sequence[Record]:
