@@ -11,11 +11,10 @@ import logging
 import re
 import signal
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from appliance.errors import ServiceError
 
@@ -93,18 +92,25 @@ def start_service(
     prefix = "/" + route_prefix.strip("/")
     with _quiet_serve():
         port = listen(host, port, grpc_port=grpc_port)
-        try:
-            serve.run(app, name=name, route_prefix=prefix)
-        except RuntimeError as error:
-            raise _start_error(name, error) from None
-        except RayServeException as error:  # such as: another service has that prefix
-            reason = getattr(error, "cause", error)
-            raise ServiceError("The service does not start", where=name, got=reason) from None
     service = RunningService(name, url_of(host, port) + prefix.rstrip("/"))
-    _wait_until_ready(service, timeout_s)
-    logger.info("service %s answers at %s", name, service.url)
+    try:
+        with _quiet_serve():
+            try:
+                serve.run(app, name=name, route_prefix=prefix)
+            except RuntimeError as error:
+                raise _start_error(name, error) from None
+            except RayServeException as error:  # such as: another service has that prefix
+                reason = getattr(error, "cause", error)
+                raise ServiceError("The service does not start", where=name, got=reason) from None
+        _wait_until_ready(service, timeout_s)
+        logger.info("service %s answers at %s", name, service.url)
+        if blocking:
+            _wait_for_the_end()
+    except (KeyboardInterrupt, SystemExit):
+        # HAProxy lets requests in a little before Serve tells us so: those are answered, too.
+        if not blocking or _reason_for_silence(service) is not None:
+            raise
     if blocking:
-        _wait_for_the_end()
         logger.info("answering what was accepted, then stopping")
         stop_service(name)
     return service
@@ -180,24 +186,28 @@ def _start_error(name: str, error: RuntimeError) -> ServiceError:
 
 def _wait_until_ready(service: RunningService, timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while True:
-        try:
-            with urllib.request.urlopen(f"{service.url}/readyz", timeout=5):  # noqa: S310 - ours
-                return
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline_s:
-                raise ServiceError(
-                    "The service does not answer",
-                    where=service.url,
-                    got=error,
-                    expected=f"an answer within {timeout_s:g} s",
-                    hint="Look at `serve status` and at the logs of its replicas",
-                ) from None
+    while (reason := _reason_for_silence(service)) is not None:
+        if time.monotonic() > deadline_s:
+            raise ServiceError(
+                "The service does not answer",
+                where=service.url,
+                got=reason,
+                expected=f"an answer within {timeout_s:g} s",
+                hint="Look at `serve status` and at the logs of its replicas",
+            )
         time.sleep(_POLL_S)
 
 
-def _wait_for_the_end() -> None:
-    """Returns at Ctrl-C or SIGTERM, which the command line makes an exception; a second Ctrl-C is not held up."""
-    with contextlib.suppress(KeyboardInterrupt, SystemExit):
-        while True:
-            signal.pause()
+def _reason_for_silence(service: RunningService) -> OSError | None:
+    """None when the service answers that it is ready."""
+    try:
+        with urllib.request.urlopen(f"{service.url}/readyz", timeout=5):  # noqa: S310 - ours
+            return None
+    except OSError as error:  # urllib's own errors are such, too
+        return error
+
+
+def _wait_for_the_end() -> NoReturn:
+    """Ends at Ctrl-C or SIGTERM, which the command line makes an exception; a second one is not held up."""
+    while True:
+        signal.pause()

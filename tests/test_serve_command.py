@@ -77,8 +77,7 @@ def command(tiny_model_path, tmp_path_factory):
             [sys.executable, "-m", "appliance.cli.main", *words], stderr=stream
         ) as process,
     ):
-        # HAProxy may answer a little earlier; what is promised of SIGTERM holds from this line on.
-        wait_for(lambda: "answers at" in said.read_text() or process.poll() is not None)
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}") or process.poll() is not None)
         yield process, f"http://127.0.0.1:{port}", said
         process.kill()
 
