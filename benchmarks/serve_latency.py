@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import CACHE_DIR, run_command
+from benchmarks.model_speed.options import add_result_arguments, run_command
 from benchmarks.serving.figures import summary
 from benchmarks.serving.preparation import prepare
 from benchmarks.serving.service import memory_mib, running_service, send_load
@@ -31,11 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the overhead of the service.")
     parser.add_argument("--seconds", type=float, default=30, help="of load")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
-    parser.add_argument("--quick", action="store_true", help="tiny: shows only that it runs")
-    parser.add_argument("--name", default="serve_latency", help="name of the result file")
-    parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
-    parser.add_argument("--cache", type=Path, default=CACHE_DIR, help="for weights and pictures")
-    parser.add_argument("--json", action="store_true", help="print one JSON document last")
+    add_result_arguments(parser, name="serve_latency")
     run_command(parser, _run)
 
 

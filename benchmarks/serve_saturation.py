@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import CACHE_DIR, counts, run_command
+from benchmarks.model_speed.options import add_result_arguments, counts, run_command
 from benchmarks.serving.figures import OK, percentiles, summary
 from benchmarks.serving.preparation import Prepared, prepare
 from benchmarks.serving.service import running_service, send_load
@@ -45,11 +45,7 @@ def main() -> None:
     parser.add_argument("--deadline-ms", type=float, default=2000, help="of the overload")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     parser.add_argument("--serve", default="", help="further options of `appliance serve`")
-    parser.add_argument("--quick", action="store_true", help="tiny: shows only that it runs")
-    parser.add_argument("--name", default="serve_saturation", help="name of the result file")
-    parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
-    parser.add_argument("--cache", type=Path, default=CACHE_DIR, help="for weights and pictures")
-    parser.add_argument("--json", action="store_true", help="print one JSON document last")
+    add_result_arguments(parser, name="serve_saturation")
     run_command(parser, _run)
 
 

@@ -354,7 +354,7 @@ def test_a_model_in_use_is_not_given_up(tiny_model_path):
         async with pool.lend("b"):
             pass
         await pool.close()
-        return pool.ready
+        return pool.default.ready
 
     assert asyncio.run(scenario()) is False
 

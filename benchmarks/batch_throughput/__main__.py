@@ -31,7 +31,7 @@ from benchmarks.batch_throughput.sides import SIDES
 from benchmarks.batch_throughput.watching import run_side
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.cases import case_of, spec_of
-from benchmarks.model_speed.options import CACHE_DIR, count, counts, run_command
+from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 from benchmarks.model_speed.weights import trained_model
 
@@ -49,11 +49,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     parser.add_argument("--memory", type=counts, default=(), help="such as 2000,20000")
     parser.add_argument("--listing", type=count, help="keys of the simulated store")
-    parser.add_argument("--quick", action="store_true", help="tiny: shows only that it runs")
-    parser.add_argument("--name", default="batch_throughput", help="name of the result file")
-    parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
-    parser.add_argument("--cache", type=Path, default=CACHE_DIR, help="for weights and pictures")
-    parser.add_argument("--json", action="store_true", help="print one JSON document last")
+    add_result_arguments(parser, name="batch_throughput")
     run_command(parser, _run)
 
 

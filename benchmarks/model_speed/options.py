@@ -36,6 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, name: str) -> None:
     )
     parser.add_argument("--backbone", help="of the compact architecture; resnet18 by default")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    add_result_arguments(parser, name=name)
+
+
+def add_result_arguments(parser: argparse.ArgumentParser, *, name: str) -> None:
+    """Adds those of every benchmark on trained weights: how thoroughly, and where the result goes.
+
+    Args:
+        parser: Gets the options.
+        name: Of the result file unless another is asked for.
+    """
     parser.add_argument("--quick", action="store_true", help="tiny: shows only that it runs")
     parser.add_argument("--name", default=name, help="name of the result file")
     parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
@@ -51,7 +61,7 @@ def run_command(
     """Runs a benchmark as the command line asks; a user's mistake ends in one sentence and exit code 2.
 
     Args:
-        parser: Has the arguments of `add_arguments`.
+        parser: Has the arguments of `add_result_arguments`.
         run: Measures and writes the result file; returns what is in it, for --json.
     """
     options = parser.parse_args()

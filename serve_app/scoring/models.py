@@ -80,11 +80,6 @@ class ModelPool:
         return cls(default, load, tuple(further), settings.max_loaded_models)
 
     @property
-    def ready(self) -> bool:
-        """Whether the default model would answer now."""
-        return self.default.ready
-
-    @property
     def loaded(self) -> dict[str, ScoringEngine]:
         """The engines in memory by name, the default first."""
         return {self.default_name: self.default, **self._engines}
