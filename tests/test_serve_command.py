@@ -53,15 +53,12 @@ def listeners(root):
     found = set()
     for process in [root, *root.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):  # Ray's idle workers come and go
-            found |= {
-                (
-                    name_of(process),
-                    connection.laddr.port,
-                    connection.laddr.ip.removeprefix("::ffff:"),
-                )
-                for connection in process.net_connections(kind="inet")
-                if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
-            }
+            if not (name := name_of(process)):  # it is ending: the name goes before the sockets
+                continue  # pragma: no cover - rarely met
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM:
+                    address = connection.laddr.ip.removeprefix("::ffff:")
+                    found.add((name, connection.laddr.port, address))
     return found
 
 

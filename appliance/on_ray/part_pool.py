@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from appliance.bulk.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
 from appliance.errors import ApplianceError, ServiceError, WorkersLostError
+from appliance.on_ray.waiting import each_within
 
 if TYPE_CHECKING:
     import ray.data
@@ -25,6 +26,9 @@ PART_RETRIES = 5
 """Attempts after the first when workers die on a part. Without a limit, Ray would try for ever."""
 
 _MAX_CPUS_PER_GPU = 8
+# Ray Data's own watch comes first, for it cleans up. It is blind where the thread that keeps it hangs itself:
+# asking where an actor is waits without limit for one that died while it was made (Ray 2.60).
+_WATCH_GRACE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,8 @@ def run_parts(
     dataset = _pipeline(jobs, settings, pool)
     dataset.context.execution_no_progress_timeout_s = stall_timeout_s
     try:
-        with closing(cast(Any, iter(dataset.iter_rows()))) as rows:
-            for row in rows:
-                outcome = pickle.loads(row["outcome"])  # noqa: S301  (our own workers made it)
-                if isinstance(outcome, ApplianceError):
-                    raise outcome
-                yield outcome
-    except ExecutionTimeoutError as error:
+        yield from each_within(_outcomes(dataset), stall_timeout_s + _WATCH_GRACE_S)
+    except (ExecutionTimeoutError, TimeoutError) as error:
         raise ServiceError(
             "The scoring job stands still",
             got=f"no part finished in {stall_timeout_s:.0f} s",
@@ -117,6 +116,16 @@ def run_parts(
             got=str(error).strip().splitlines()[-1],
             hint="See in the logs of the workers why, or whether memory is short: then use fewer workers",
         ) from error
+
+
+def _outcomes(dataset: ray.data.Dataset) -> Generator[PartOutcome, None, None]:
+    """What comes of the parts; an error that a worker met is raised."""
+    with closing(cast(Any, iter(dataset.iter_rows()))) as rows:
+        for row in rows:
+            outcome = pickle.loads(row["outcome"])  # noqa: S301  (our own workers made it)
+            if isinstance(outcome, ApplianceError):
+                raise outcome
+            yield outcome
 
 
 class _Worker:

@@ -70,6 +70,9 @@ def follow(
         asked_s: float | None = None
         began = False
         while not wait([outcome], timeout=_INTERVAL_S).done:
+            came = (
+                stop.came
+            )  # before the lines, so that a step from before the signal is among them
             lines = _lines(control)
             for line in lines:
                 on_line(line)
@@ -77,10 +80,10 @@ def follow(
             now_s = time.monotonic()
             if stop.at_once:
                 raise KeyboardInterrupt
-            if stop.came and not began:
+            if came and not began:
                 raise TrainingStopped("Training was stopped before its first step", step=0)
-            if stop.came and asked_s is None:
-                by_hand = stop.came == signal.SIGINT
+            if came and asked_s is None:
+                by_hand = came == signal.SIGINT
                 again = "; Ctrl-C again does not wait for that" if by_hand else ""
                 logger.info("stopping after this step, which is saved%s", again)
                 control.request_stop.remote()
