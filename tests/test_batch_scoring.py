@@ -181,6 +181,17 @@ def test_who_wants_drawings_of_what_is_scored_already_is_told_how(
     assert "drawn" not in caplog.text
 
 
+def test_finished_scores_with_more_errors_than_allowed_now_are_refused_and_stay(
+    job, pictures, tiny_model_path
+):
+    config = BatchScoringConfig(
+        progress="off", max_image_pixels=LIMITS.max_pixels, max_error_rate=0.1
+    )
+    with pytest.raises(ServiceError, match="cannot be read.*scored before.*at most 10.0%.*stay"):
+        score_input(tiny_model_path, pictures, job.output_uri, config=config)
+    assert len(read_records(job.output_uri)) == len(LISTED)
+
+
 def test_overwriting_replaces_all_rows(tmp_path, tiny_model_path, ray_cluster, monkeypatch):
     # Relative paths, as a user types them: workers may run elsewhere, rows tell the whole path.
     monkeypatch.chdir(tmp_path)

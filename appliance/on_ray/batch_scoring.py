@@ -34,7 +34,13 @@ from appliance.bulk.summary import BatchSummary, summarize
 from appliance.images.gpu_jpeg import GpuJpegDecoder
 from appliance.model.device import resolve_device
 from appliance.on_ray import cluster
-from appliance.on_ray.job_run import Scored, pool_for, run_job
+from appliance.on_ray.job_run import (
+    Scored,
+    error_counts,
+    error_rate_error,
+    pool_for,
+    run_job,
+)
 from appliance.on_ray.part_pool import WorkerPool
 from appliance.storage import folders
 
@@ -135,6 +141,7 @@ def _score(
             start = start_job(folder, request, list_pictures, existing)
             if isinstance(start, Nothing):
                 summary = start.summary
+                _check_finished(summary, config)
                 _tell_if_undrawn(config)
             else:
                 cluster.connect(address)
@@ -157,6 +164,17 @@ def _check_gpu_jpeg(config: BatchScoringConfig, address: str | None) -> None:
     has_gpus = config.gpus_per_worker != 0
     if not has_gpus or not cluster.joins_a_cluster(address):
         GpuJpegDecoder.beside(resolve_device("auto" if has_gpus else "cpu"))
+
+
+def _check_finished(summary: BatchSummary, config: BatchScoringConfig) -> None:
+    """Refuses finished scores that a job with this limit would not have finished; they stay."""
+    if summary.errors > config.max_error_rate * summary.images:
+        raise error_rate_error(
+            summary.output_uri,
+            f"{error_counts(summary.errors_by_kind)} of {summary.images}, scored before without this limit",
+            config.max_error_rate,
+            hint="These scores stay as they are; raise the limit, or mend the input and use --overwrite",
+        )
 
 
 def _tell_if_undrawn(config: BatchScoringConfig) -> None:

@@ -158,20 +158,35 @@ def check_error_rate(
 ) -> None:
     """Gives up as soon as it is certain that too many pictures cannot be read."""
     parts = list(parts)
-    if sum(part.errors_by_kind.total() for part in parts) > max_error_rate * images:
-        kinds = sum((part.errors_by_kind for part in parts), Counter[str]())
+    kinds = sum((part.errors_by_kind for part in parts), Counter[str]())
+    if kinds.total() > max_error_rate * images:
         examples = [
             text for part in parts for texts in part.error_examples.values() for text in texts
         ]
         job.discard()  # rows of errors must not outlive what made them
-        raise ServiceError(
-            "Too many pictures cannot be read",
-            where=job.plan.input["uri"],
-            got=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-            + f" of {images} so far; the first: {examples[0]}",
-            expected=f"at most {max_error_rate:.1%} of them, by --max-error-rate",
-            hint="See whether the input is what it should be",
-        )
+        got = f"{error_counts(kinds)} of {images} so far; the first: {examples[0]}"
+        raise error_rate_error(job.plan.input["uri"], got, max_error_rate)
+
+
+def error_counts(errors_by_kind: Mapping[str, int]) -> str:
+    """For people."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(errors_by_kind.items()))
+
+
+def error_rate_error(
+    where: str | None,
+    got: str,
+    max_error_rate: float,
+    hint: str = "See whether the input is what it should be",
+) -> ServiceError:
+    """Too many pictures could not be read."""
+    return ServiceError(
+        "Too many pictures cannot be read",
+        where=where,
+        got=got,
+        expected=f"at most {max_error_rate:.1%} of them, by --max-error-rate",
+        hint=hint,
+    )
 
 
 def check_complete(parts: Mapping[int, PartCounts], job: UnfinishedJob) -> None:
