@@ -81,7 +81,7 @@ bench: setup-dev
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet
 requirements: setup
 	$(COMPILE) -o requirements.txt
-	$(COMPILE) --extra test --extra bench --extra export --extra gpu-jpeg --extra video -o requirements-dev.txt
+	$(COMPILE) --extra test --extra bench --extra export --extra gpu-jpeg --extra lance --extra video -o requirements-dev.txt
 
 # The messages of the Open Inference Protocol over gRPC; the generator is needed for nothing else.
 grpc-messages: setup

@@ -32,8 +32,8 @@ def score(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Folder, prefix in an object store or pattern; list (.txt, .csv), table (.parquet), "
-            "archive (.zip, .tar) or video.",
+            help="Folder, prefix in an object store or pattern; list (.txt, .csv), table (.parquet, "
+            ".lance), archive (.zip, .tar) or video.",
         ),
     ],
     output: Annotated[

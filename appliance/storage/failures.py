@@ -25,8 +25,8 @@ _NO_CREDENTIALS = "no credentials were found"
 _DENIED = "permission denied"
 _UNREACHABLE = "the store cannot be reached"
 _KINDS = {
-    "no such bucket": ("NO_SUCH_BUCKET", "ContainerNotFound", "Bucket '.*' not found"),
-    _NO_CREDENTIALS: ("OAuth2 access token",),
+    "no such bucket": ("NO_SUCH_BUCKET|NoSuchBucket", "ContainerNotFound", "Bucket '.*' not found"),
+    _NO_CREDENTIALS: ("OAuth2 access token|Failed to get AWS credentials",),
     _DENIED: (
         "ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH",  # S3
         "InvalidAccessKeyId|SignatureDoesNotMatch",
@@ -39,6 +39,7 @@ _KINDS = {
         "Could not connect|Cannot connect|resolve host|[Tt]imed? ?out|[Tt]imeout",
         "[Cc]onnection (?:reset|closed|refused|aborted)|[Dd]isconnected|payload is not completed",
         r"^(?:429|50[0234]),|HTTP status 5\d\d",
+        r"error sending request|non-2xx status code: (?:429|5\d\d)",  # what Lance reads with
     ),
     "nothing": (r"NOT_FOUND|\b404\b|[Nn]o such file|does not exist",),
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
@@ -133,6 +134,28 @@ def refuse_password(uri: str) -> None:
         )
 
 
+def s3_settings(
+    bucket: str, options: Iterable[tuple[str, str]], environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Where a bucket of S3 is: `region`, or `endpoint_override` with its `scheme`, or both.
+
+    Args:
+        bucket: Its name.
+        options: Those of its address.
+        environment: Variables that may name an endpoint.
+    """
+    from pyarrow import fs
+
+    settings = dict(options)
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    if endpoint and "endpoint_override" not in settings:
+        scheme, _, host = endpoint.rpartition("://")
+        settings |= {"scheme": scheme or "https", "endpoint_override": host.rstrip("/")}
+    if not {"region", "endpoint_override"} & settings.keys():
+        settings["region"] = fs.resolve_s3_region(bucket)
+    return settings
+
+
 # The environment is among the arguments of these only so that a change of it opens the store anew.
 
 
@@ -145,14 +168,7 @@ def _s3_store(
 ) -> fs.FileSystem:
     from pyarrow import fs
 
-    settings: dict[str, Any] = dict(options)
-    variables = dict(environment)
-    endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
-    if endpoint and "endpoint_override" not in settings:
-        scheme, _, host = endpoint.rpartition("://")
-        settings |= {"scheme": scheme or "https", "endpoint_override": host.rstrip("/")}
-    if not {"region", "endpoint_override"} & settings.keys():
-        settings["region"] = fs.resolve_s3_region(bucket)
+    settings: dict[str, Any] = s3_settings(bucket, options, dict(environment))
     return fs.S3FileSystem(
         anonymous=user == "anonymous",
         connect_timeout=CONNECT_TIMEOUT_S,

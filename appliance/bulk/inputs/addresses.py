@@ -32,6 +32,14 @@ def name_of(uri: str) -> str:
     return unquote(name) if is_encoded(uri) else name
 
 
+def without_slash(uri: str) -> str:
+    """The address of a folder without a slash at its end."""
+    if not storage.is_remote(uri):
+        return uri.rstrip("/") or uri
+    path, tail = split_tail(uri)
+    return path.rstrip("/") + tail
+
+
 def ending_of(uri: str) -> str:
     """The extension in lower case, with its dot; `.tar.gz` and the like are one."""
     suffixes = PurePosixPath(name_of(uri).lower()).suffixes

@@ -20,7 +20,7 @@ from appliance.errors import StorageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-InputKind = Literal["files", "zip", "tar", "table", "video"]
+InputKind = Literal["files", "zip", "tar", "table", "lance", "video"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class PictureRef:
 
     Attributes:
         image_uri: Its name in the scores; unique within a listing.
-        container: Address of the archive, table or video it lies in; empty for a file of its own.
+        container: Address of the archive, table or video it lies in, with the version where it has such;
+            empty for a file of its own.
         member: Name of the member of an archive, or of the column of a table.
         position: Where in the container: first byte in a tar, row of a table, frame of a video, from 0.
         size_bytes: Of a member of a tar; elsewhere 0.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance import storage
-from appliance.bulk.inputs import folders, lists, tables, tars, videos, zips
-from appliance.bulk.inputs.addresses import ending_of
+from appliance.bulk.inputs import folders, lance_tables, lists, tables, tars, videos, zips
+from appliance.bulk.inputs.addresses import ending_of, without_slash
 from appliance.bulk.inputs.containers import Container, Files
 from appliance.bulk.inputs.listing import InputKind, Listing
 from appliance.bulk.inputs.patterns import NameFilter, no_pictures, split_glob
@@ -44,7 +44,7 @@ def list_input(uri: str, options: InputOptions = InputOptions()) -> Listing:
               pictures is a table
             - a picture
             - a list: `.txt`, a path or URI a line, or `.csv`
-            - a table: `.parquet`, with addresses or bytes of pictures
+            - a table: `.parquet`, or a folder `.lance`, with addresses or bytes of pictures
             - an archive: `.zip`, `.tar`, `.tar.gz`, `.tgz`, `.tar.bz2`, `.tar.xz`
             - a video
         options: What is wanted of it.
@@ -83,6 +83,8 @@ def open_container(kind: InputKind, uri: str, limits: ImageLimits) -> Container:
         return tars.TarArchive(uri, limits)
     if kind == "table":
         return tables.Table(uri)
+    if kind == "lance":
+        return lance_tables.LanceTable(uri, limits)
     if kind == "video":
         return videos.Video(uri, limits)
     return Files(limits.max_bytes)
@@ -91,6 +93,9 @@ def open_container(kind: InputKind, uri: str, limits: ImageLimits) -> Container:
 def _list(text: str, options: InputOptions) -> Listing:
     folder, glob = split_glob(text)
     uri = storage.absolute(folder)
+    if glob is None and ending_of(without_slash(uri)) in lance_tables.EXTENSIONS:
+        _check_options(options, "a table", uri, "--column")
+        return lance_tables.list_lance(without_slash(uri), options.column)
     # An address that ends in a slash is a folder, and so is one that is there.
     ending = "" if glob is not None or text.endswith("/") or _is_folder(uri) else ending_of(uri)
     names = NameFilter(options.include, options.exclude)
@@ -137,7 +142,8 @@ def _is_folder(uri: str) -> bool:
 def _refuse_other_file(uri: str) -> None:
     if storage.is_remote(uri) or not storage.local_path(uri).exists() or _is_folder(uri):
         return
-    kinds: Sequence[Sequence[str]] = (EXTENSIONS, _LISTS, tables.EXTENSIONS, _ARCHIVES)
+    of_tables = (*tables.EXTENSIONS, *lance_tables.EXTENSIONS)
+    kinds: Sequence[Sequence[str]] = (EXTENSIONS, _LISTS, of_tables, _ARCHIVES)
     known = [ending for kind in (*kinds, videos.EXTENSIONS) for ending in kind]
     raise StorageError(
         "Not a file that pictures can be read from",

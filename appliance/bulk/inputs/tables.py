@@ -12,11 +12,19 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from appliance import storage
-from appliance.bulk.inputs.addresses import folder_of, resolve
 from appliance.bulk.inputs.containers import Fetch
 from appliance.bulk.inputs.listing import Listing, PictureRef
-from appliance.bulk.inputs.lists import URI_COLUMNS, column_error
 from appliance.bulk.inputs.patterns import no_pictures
+from appliance.bulk.inputs.picture_columns import (
+    addresses,
+    find_column,
+    is_bytes,
+    is_text,
+    no_such_row,
+    picture_bytes,
+    row_refs,
+    unreadable_row,
+)
 from appliance.errors import ConfigError, ImageError, StorageError
 from appliance.storage.failures import transient
 
@@ -45,8 +53,7 @@ def list_tables(uris: Sequence[str], column: str | None = None, *, source: str =
 
     Args:
         uris: Addresses of the tables. Addresses in them are relative to their folders.
-        column: Which column; None takes the only one of bytes, or the only one of text whose name is
-            among `URI_COLUMNS`.
+        column: Which column, as of `find_column`.
         source: What the user named, for errors; by default the first table.
 
     Raises:
@@ -69,7 +76,7 @@ def list_tables(uris: Sequence[str], column: str | None = None, *, source: str =
     if not any(table.rows for table in tables):
         raise no_pictures("the table", source or first.uri)
     if first.addresses is None:
-        return Listing("table", (ref for table in tables for ref in _refs(table)))
+        return Listing("table", (ref for t in tables for ref in row_refs(t.uri, t.column, t.rows)))
     return Listing.of_files([uri for table in tables for uri in table.addresses or ()])
 
 
@@ -108,12 +115,12 @@ class Table(AbstractContextManager["Table"]):
             StorageError: The store of the table fails.
         """
         for ref in refs:
-            yield functools.partial(_picture, ref, self._value(ref))
+            yield functools.partial(picture_bytes, ref, self._value(ref))
 
     def _value(self, ref: PictureRef) -> bytes | ImageError | None:
         known = ref.member in self._file.schema_arrow.names
         if not known or not 0 <= ref.position < self._starts[-1]:
-            return ImageError("The table has no such row", kind="missing", where=ref.image_uri)
+            return no_such_row(ref)
         group = bisect_right(self._starts, ref.position) - 1
         row = ref.position - self._starts[group]
         reader = self._reader
@@ -122,12 +129,7 @@ class Table(AbstractContextManager["Table"]):
         try:
             return reader.value(row)
         except _errors() as error:
-            return ImageError(
-                "The row of the table cannot be read",
-                kind="unreadable",
-                where=ref.image_uri,
-                got=str(error).partition("\n")[0],
-            )
+            return unreadable_row(ref, str(error).partition("\n")[0])
 
 
 class _GroupReader:
@@ -139,7 +141,7 @@ class _GroupReader:
         self._batches = file.iter_batches(
             batch_size=_ROWS_AT_ONCE,
             row_groups=[group],
-            columns=[column if _is_bytes(field.type) else f"{column}.bytes"],
+            columns=[column if is_bytes(field.type) else f"{column}.bytes"],
             use_threads=False,
         )
         self._begin = 0
@@ -162,76 +164,16 @@ class _GroupReader:
         return picture
 
 
-def _picture(ref: PictureRef, value: bytes | ImageError | None) -> bytes:
-    if isinstance(value, ImageError):
-        raise value
-    if value is None:
-        raise ImageError(
-            "The row of the table holds no picture",
-            kind="missing",
-            where=ref.image_uri,
-            got="null",
-        )
-    return value
-
-
-def _refs(table: _Contents) -> Iterator[PictureRef]:
-    for row in range(table.rows):
-        yield PictureRef(f"{table.uri}#row={row}", table.uri, table.column, row)
-
-
 def _contents(uri: str, wanted: str | None) -> _Contents:
     with storage.open_input(uri) as stream:
         file = _opened(uri, stream)
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        column = _column(uri, schema, wanted)
-        if not _is_text(schema.field(column).type):
+        column = find_column(uri, schema, wanted)
+        if not is_text(schema.field(column).type):
             return _Contents(uri, rows, column, None)
         with _failures(uri):
             names = file.read(columns=[column]).column(column).to_pylist()
-    folder = folder_of(uri)
-    for row, name in enumerate(names):
-        if not name:
-            raise StorageError("A row of the table names no picture", where=f"{uri}, row {row}")
-    return _Contents(uri, rows, column, [resolve(folder, name) for name in names])
-
-
-def _column(uri: str, schema: pa.Schema, wanted: str | None) -> str:
-    """The name of the column with the pictures."""
-    pictures: list[str] = [field.name for field in schema if _holds_pictures(field.type)]
-    addresses: list[str] = [field.name for field in schema if _is_text(field.type)]
-    if wanted is not None:
-        found = [name for name in (*pictures, *addresses) if name == wanted]
-    elif len(pictures) == 1:
-        found = pictures
-    else:
-        found = [name for name in addresses if name.lower() in URI_COLUMNS]
-    if len(found) != 1:
-        raise column_error(uri, [f"{field.name} ({field.type})" for field in schema], wanted)
-    return found[0]
-
-
-def _holds_pictures(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if not pa.types.is_struct(kind):
-        return _is_bytes(kind)
-    index = kind.get_field_index("bytes")
-    return index >= 0 and _is_bytes(kind.field(index).type)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return _Contents(uri, rows, column, addresses(uri, names))
 
 
 def _opened(uri: str, stream: BinaryIO) -> ParquetFile:
