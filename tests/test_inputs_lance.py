@@ -156,6 +156,9 @@ def test_a_version_that_was_cleaned_away_says_so(tmp_path):
     shutil.rmtree(path)
     write(path, {"p": PICTURES[:2]})
     assert read_all("lance", refs) == [*PICTURES[:2], *["missing"] * 3]
+    shutil.rmtree(path)
+    write(path, {"q": PICTURES})
+    assert read_all("lance", refs) == ["missing"] * 5
     with pytest.raises(
         StorageError, match=r"version of the table .*not there any more: .*t\.lance .*version 7"
     ):

@@ -34,6 +34,8 @@ from appliance.storage.storage_options import storage_options
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Lookups fail where damaged files make other columns than they should.
+_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError)
 EXTENSIONS = (".lance",)
 _VERSION = "#version="
 _ROWS_AT_ONCE = 16
@@ -109,7 +111,8 @@ class LanceTable(AbstractContextManager["LanceTable"]):
             if len(refs) > 1:
                 return [value for ref in refs for value in self._values([ref])]
             (ref,) = refs
-            is_there = 0 <= ref.position < self._rows
+            has_column = ref.member in self._dataset.schema.names
+            is_there = has_column and 0 <= ref.position < self._rows
             return [unreadable_row(ref, error.got) if is_there else no_such_row(ref)]
 
     def _taken(self, column: str, rows: list[int]) -> list[Any]:
@@ -192,7 +195,7 @@ def _explained(uri: str) -> Iterator[None]:
             raise
         except BaseException as error:
             is_panic = type(error).__name__ == "PanicException"
-            if not is_panic and not isinstance(error, OSError | ValueError | RuntimeError):
+            if not is_panic and not isinstance(error, _ERRORS):
                 raise
             text = str(error)
             if re.match("Dataset at path .* was not found", text):
