@@ -58,7 +58,7 @@ def export(
     Example: appliance models export fridge.safetensors --format onnx
     """
     from appliance.model.export.files import export_onnx, export_torchscript, is_exported
-    from appliance.training.output_place import OutputKind, check_output_place
+    from appliance.storage.output_place import OutputKind, check_output_place
 
     ending = _ENDINGS[file_format]
     target = out or str(PurePath(model).with_suffix(ending))

@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -132,15 +133,16 @@ def train(
     """
     from appliance import storage
     from appliance.errors import ConfigError, TrainingStopped
+    from appliance.model.model_file import is_model_file
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.run_driver import StopWish
     from appliance.on_ray.training import Workers, check_run, train_to_file
     from appliance.on_ray.workers import refuse_without_gpus
+    from appliance.storage.output_place import OutputKind, check_output_place
     from appliance.training.mlflow_tracking import tracked
-    from appliance.training.output_place import MODEL, check_output_place
     from appliance.training.plan import plan_training
     from appliance.training.run_folder import RunFolder, check_free
-    from appliance.training.runs import recorded
+    from appliance.training.runs import has_written, recorded
 
     if resume and run_dir is None:
         raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
@@ -181,7 +183,9 @@ def train(
         # Here, because to look at the pictures may take minutes.
         if run_dir is not None:
             check_free(RunFolder(run_dir), resume=resume)
-        check_output_place(out, MODEL, overwrite=overwrite, resumed_run=run_dir if resume else None)
+        kind = OutputKind("model file", "model.safetensors", is_model_file)
+        is_own = partial(has_written, run_dir) if resume and run_dir is not None else None
+        check_output_place(out, kind, overwrite=overwrite, is_own=is_own)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check
     )

@@ -85,9 +85,9 @@ def tune(
     from appliance.on_ray.cluster import connect
     from appliance.on_ray.tuning import Search, check_search, search_on_ray
     from appliance.on_ray.workers import Workers, refuse_without_gpus
-    from appliance.training.output_place import SETTINGS, check_output_place
+    from appliance.storage.output_place import OutputKind, check_output_place
     from appliance.training.plan import plan_training
-    from appliance.training.search import SearchRange, settings_document
+    from appliance.training.search import SearchRange, is_settings_document, settings_document
 
     if not 0 < hold_out < 1:
         raise ConfigError(
@@ -108,7 +108,8 @@ def tune(
         assignments=assignments or (),
     )
     refuse_without_gpus(Workers(use_gpu=use_gpu), address)
-    check_output_place(out, SETTINGS, overwrite=overwrite)
+    kind = OutputKind("settings file", "best.yaml", is_settings_document)
+    check_output_place(out, kind, overwrite=overwrite)
     storage.check_writable(out)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check

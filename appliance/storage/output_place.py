@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from appliance import storage
 from appliance.errors import ConfigError, StorageError
-from appliance.model import model_file
 from appliance.storage.failures import denied, explained
-from appliance.training.runs import has_written
-from appliance.training.search import is_settings_document
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,12 @@ class OutputKind:
     is_one: Callable[[str], bool]
 
 
-MODEL = OutputKind("model file", "model.safetensors", model_file.is_model_file)
-SETTINGS = OutputKind("settings file", "best.yaml", is_settings_document)
-
-
 def check_output_place(
-    uri: str, kind: OutputKind, *, overwrite: bool = False, resumed_run: str | None = None
+    uri: str,
+    kind: OutputKind,
+    *,
+    overwrite: bool = False,
+    is_own: Callable[[str], bool] | None = None,
 ) -> None:
     """Refuses, before any work, to write over what is there.
 
@@ -41,7 +38,7 @@ def check_output_place(
         uri: Where the file shall go.
         kind: What it is.
         overwrite: Whether a file of this kind that is there may be replaced.
-        resumed_run: Folder of the run that goes on: the model file it has written itself may be replaced.
+        is_own: Whether the file at an address is what this very work has written there before: it may be replaced.
 
     Raises:
         StorageError: It is a folder, or nobody can say what is there.
@@ -55,7 +52,7 @@ def check_output_place(
             where=uri,
             hint="Name another file with --out; this one is never replaced",
         )
-    if overwrite or (resumed_run is not None and has_written(resumed_run, uri)):
+    if overwrite or (is_own is not None and is_own(uri)):
         return
     raise ConfigError(
         f"There is a {kind.name} already",
