@@ -316,3 +316,24 @@ def test_bodies_that_are_not_what_they_say_are_refused(body, encoding, status):
     with pytest.raises(RequestError) as caught:
         unpacked(body, encoding, 1000)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs": [' + b"{}," * 10_001 + b"{}]}",
+        b'{"inputs": [], "parameters": {' + b'"a": 0,' * 10_001 + b'"b": 0}}',
+        b'{"inputs": [' + b"[]," * 1_000_001 + b"[]]}",
+    ],
+)
+def test_json_of_more_values_than_pixels_need_is_not_parsed(body):
+    with pytest.raises(RequestError, match="too many values") as caught:
+        parse_infer_request(body, None, 3)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("name", ["inputs", "outputs"])
+def test_tensors_beyond_number_are_refused_before_they_are_looked_at(name):
+    body = json.dumps({"inputs": [], name: [0] * 101}).encode()
+    with pytest.raises(RequestError, match=f"{name}: 101 tensors"):
+        parse_infer_request(body, None, 3)

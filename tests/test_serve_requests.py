@@ -127,12 +127,29 @@ def test_the_detect_body_gives_the_picture():
         (b'{"image": {"image": "", "nmae": ""}}', 422, "image: expected the fields image and name"),
         (b'{"images": []}', 422, "images must be a list with pictures"),
         (b'{"images": ["", "", "", ""]}', 413, "4 pictures"),
+        (b'{"images": [0, 0, 0, 0]}', 413, "4 pictures"),
+        (b'{"images": [' + b"0," * 100_001 + b"0]}", 413, "too many values"),
     ],
 )
 def test_a_wrong_detect_body_is_refused(body, status, message):
     with pytest.raises(RequestError, match=message) as caught:
         read_json(body)
     assert caught.value.status == status
+
+
+def test_a_form_of_too_many_parts_is_refused_before_it_is_read_to_its_end():
+    part = b"--b\r\nContent-Disposition: form-data; name=labels\r\n\r\ncat\r\n"
+    body = part * 1_005 + b"not even a form"
+    content_type = "multipart/form-data; boundary=b"
+    with pytest.raises(RequestError, match="too many parts") as caught:
+        read_pictures(
+            body,
+            media_type="multipart/form-data",
+            content_type=content_type,
+            name="upload",
+            max_images=3,
+        )
+    assert caught.value.status == 413
 
 
 def test_options_stand_in_the_query_or_in_the_body():
@@ -146,6 +163,8 @@ def test_options_stand_in_the_query_or_in_the_body():
         ({"score_threshold": 0.6}, "score_threshold: given in the query and in the body"),
         ({"resize": "10x10"}, "from 16x16 to 4096x4096"),
         ({"labels": 5}, "labels: Input should be a valid list"),
+        ({"labels": [0] * 10_001}, "labels: .*at most 10,000"),
+        ({"labels": "a," * 10_001}, "labels: .*at most 10,000"),
     ):
         with pytest.raises(RequestError, match=message):
             merged(query, body)

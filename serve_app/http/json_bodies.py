@@ -11,13 +11,36 @@ from serve_app.errors import RequestError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+# A parser makes of each value an object many times as large as its text, and nothing else runs meanwhile.
+_MAX_VALUES = 100_000
+_MAX_FIELDS = 10_000
+_MAX_LISTS = 1_000_000
+"""Each pixel of a picture may be one."""
 
-def parse_json(body: bytes | str) -> Any:
+
+def parse_json(body: bytes | str, *, with_tensors: bool = False) -> Any:
     """The value that a body holds.
 
+    Args:
+        body: Text that a client has sent.
+        with_tensors: Whether it may hold as many numbers as there is room for.
+
     Raises:
-        RequestError: 400, it is no JSON.
+        RequestError: 400, it is no JSON; 413, it holds more values than any honest one.
     """
+    text = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if with_tensors:
+        fields = text.count(b"{") + text.count(b":")
+        excessive = fields > _MAX_FIELDS or text.count(b"[") > _MAX_LISTS
+    else:
+        excessive = text.count(b",") > _MAX_VALUES  # between any two values there is one
+    if excessive:
+        raise RequestError(
+            413,
+            "too_many_values",
+            "The JSON holds too many values",
+            hint="Send pictures as base64 text or in binary, or in several requests",
+        )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested by the thousand

@@ -47,16 +47,20 @@ class MultipartReader:
     Args:
         content_type: The whole header, with the boundary.
         max_part_bytes: Largest part.
+        max_parts: Most parts; None for a stream of any length.
 
     Raises:
         RequestError: 400, the header names no boundary.
     """
 
-    def __init__(self, content_type: str, max_part_bytes: int) -> None:
+    def __init__(
+        self, content_type: str, max_part_bytes: int, *, max_parts: int | None = None
+    ) -> None:
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
             raise _malformed("the header Content-Type names no boundary")
         self._max_part_bytes = max_part_bytes
+        self._parts_left = max_parts
         self._parts: list[Part] = []
         self._ended = False
         self._begin_part()
@@ -77,7 +81,7 @@ class MultipartReader:
         """The parts that `chunk` completes.
 
         Raises:
-            RequestError: 400, it is no multipart body; 413, a part is too large.
+            RequestError: 400, it is no multipart body; 413, a part is too large, or there are too many.
         """
         try:
             self._parser.write(chunk)
@@ -121,6 +125,15 @@ class MultipartReader:
         self._field, self._value = b"", b""
 
     def _end_part(self) -> None:
+        if self._parts_left is not None:
+            self._parts_left -= 1
+            if self._parts_left < 0:
+                raise RequestError(
+                    413,
+                    "too_many_parts",
+                    "The form has too many parts",
+                    hint="Send several requests, or use /v1/detect/stream",
+                )
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         media_type, _ = parse_options_header(self._headers.get(b"content-type", b""))
         filename = options.get(b"filename")

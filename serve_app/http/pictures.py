@@ -13,6 +13,9 @@ from serve_app.http.multipart import MultipartReader, Part
 from serve_app.http.picture_texts import decode_image_text
 from serve_app.http.schemas import MAX_NAME_CHARACTERS
 
+_MAX_FIELDS = 1_000
+"""Of a form, besides its pictures: each label may be a field."""
+
 
 @dataclass(frozen=True)
 class SentPicture:
@@ -60,18 +63,12 @@ def read_pictures(
         RequestError: 400 for what cannot be read, 413 for too many pictures, 422 for a wrong shape.
     """
     if is_json(media_type):
-        sent = _of_json(body, name)
+        sent = _of_json(body, name, max_images)
     elif is_multipart(media_type):
-        sent = _of_form(body, content_type, name)
+        sent = _of_form(body, content_type, name, max_images)
     else:
         sent = SentPictures([SentPicture(name, body)])
-    if len(sent.pictures) > max_images:
-        raise RequestError(
-            413,
-            "too_many_images",
-            f"The request has {len(sent.pictures)} pictures (expected at most {max_images})",
-            hint="Send several requests, or use /v1/detect/stream",
-        )
+    _check_count(len(sent.pictures), max_images)
     return sent
 
 
@@ -99,7 +96,17 @@ def picture_of_json(value: Any, where: str, name: str) -> SentPicture:
     raise wrong_shape(f'{where} must be base64 or {{"url": ...}}, got {json_type(value)}')
 
 
-def _of_json(body: bytes, name: str) -> SentPictures:
+def _check_count(count: int, max_images: int) -> None:
+    if count > max_images:
+        raise RequestError(
+            413,
+            "too_many_images",
+            f"The request has {count} pictures (expected at most {max_images})",
+            hint="Send several requests, or use /v1/detect/stream",
+        )
+
+
+def _of_json(body: bytes, name: str, max_images: int) -> SentPictures:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise wrong_shape(f"The body must be an object, got {json_type(value)}")
@@ -111,6 +118,7 @@ def _of_json(body: bytes, name: str) -> SentPictures:
         return SentPictures([picture], options=options)
     if not isinstance(value["images"], list) or not value["images"]:
         raise wrong_shape(f"images must be a list with pictures, got {json_type(value['images'])}")
+    _check_count(len(value["images"]), max_images)  # before work is done for each of them
     pictures = [_item(item, index) for index, item in enumerate(value["images"])]
     return SentPictures(pictures, True, options)
 
@@ -124,8 +132,8 @@ def _item(value: Any, index: int) -> SentPicture:
         return SentPicture(where, error)
 
 
-def _of_form(body: bytes, content_type: str, name: str) -> SentPictures:
-    reader = MultipartReader(content_type, len(body))
+def _of_form(body: bytes, content_type: str, name: str, max_images: int) -> SentPictures:
+    reader = MultipartReader(content_type, len(body), max_parts=max_images + _MAX_FIELDS)
     parts = reader.feed(body)
     reader.finish()
     pictures = [part for part in parts if part.is_picture]

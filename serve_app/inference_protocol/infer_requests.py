@@ -31,6 +31,7 @@ from serve_app.inference_protocol.tensors import (
 OPTION_NAMES = ("score_threshold", "max_detections", "labels", "resize")
 _IGNORED_PARAMETERS = ("priority", "timeout")
 """What Triton's clients may send for its schedulers; X-Request-Timeout-Ms is our deadline."""
+_MAX_TENSORS = 100
 _UNSUPPORTED = ("shared_memory_region", "classification")
 
 
@@ -103,9 +104,12 @@ def parse_infer_request(body: bytes, header_length: str | None, max_images: int)
     if length == 0:
         outputs = tuple(RequestedOutput(name, False) for name in OUTPUT_NAMES)
         return InferRequest(None, [SentPicture(INPUT_NAME, body)], outputs, DetectOptions())
-    value = parse_json(body[:length])
+    value = parse_json(body[:length], with_tensors=True)
     if not isinstance(value, dict):
         raise wrong_shape("The JSON part of the body must be an object")
+    for name in ("inputs", "outputs"):
+        if isinstance(value.get(name), list) and len(value[name]) > _MAX_TENSORS:
+            raise bad_tensor(f"{name}: {len(value[name])} tensors, expected at most {_MAX_TENSORS}")
     given = validated(InferBody, value, "")
     if [item.name for item in given.inputs] != [INPUT_NAME]:
         names = ", ".join(item.name[:40] for item in given.inputs[:3])
