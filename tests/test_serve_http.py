@@ -11,11 +11,13 @@ import base64
 import http.client
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -302,6 +304,8 @@ def test_openapi_describes_every_body_with_an_example_that_works(url):
     status, _, api = ask(f"{url}/openapi.json", "GET")
     assert status == 200
     assert PATHS <= set(api["paths"])
+    references = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(api)))
+    assert references <= set(api["components"]["schemas"])
     detect_route = api["paths"]["/v1/detect"]["post"]
     bodies = detect_route["requestBody"]["content"]
     assert {"image/jpeg", "image/png", "application/octet-stream", "application/json"} < set(bodies)
@@ -313,8 +317,29 @@ def test_openapi_describes_every_body_with_an_example_that_works(url):
         body = api["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         example = json.dumps(body["example"])
         assert ask(f"{url}{path}", data=example, headers=JSON_TYPE)[0] == 200
+
+
+def test_the_reference_tells_all_of_it_and_needs_nothing_from_elsewhere(url):
+    api = ask(f"{url}/openapi.json", "GET")[2]
     status, headers, body = asyncio.run(request(f"{url}/docs", "GET"))
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    page = body.decode()
+    shown = set(re.findall(r"<b>(\w+)</b> <code>([^<]+)</code>", page))
+    told = {(verb.upper(), path) for path, verbs in api["paths"].items() for verb in verbs}
+    assert shown == {*told, ("WS", "/v1/stream")}
+    for option in DetectOptions.model_fields:
+        assert f"<code>{option}</code>" in page
+    links = re.findall(r'(?:href|src)="([^"]+)"', page)
+    anchors = {link[1:] for link in links if link.startswith("#")}
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+    for link in {link for link in links if not link.startswith("#")}:
+        assert asyncio.run(request(urljoin(f"{url}/docs", link), "GET"))[0] == 200
+    assert "<script" not in page
+    again = asyncio.run(request(f"{url}/docs", "GET", headers={"If-None-Match": headers["ETag"]}))
+    assert again[0] == 304
+    for other in ("/redoc", "/docs/oauth2-redirect"):
+        assert ask(f"{url}{other}", "GET")[0] == 404
 
 
 def test_the_documented_answer_has_the_fields_of_a_record(scorer):

@@ -12,7 +12,7 @@ from PIL import Image
 from serving import ask, plain_service, request
 
 from appliance.annotations.samples.scenes import draw_scene
-from serve_app.http import page
+from serve_app.http import page, reference
 
 FOLDER = Path(page.__file__).with_name("page")
 FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html")
@@ -60,7 +60,7 @@ def test_only_the_files_of_the_page_are_given_out(url, name):
 def test_the_page_names_every_file_it_has_and_nothing_from_elsewhere():
     texts = {name: (FOLDER / name).read_text() for name in FILES if not name.endswith(".jpg")}
     texts["index.html"] = (FOLDER / "index.html").read_text()
-    everything = "\n".join(texts.values())
+    everything = "\n".join([*texts.values(), Path(reference.__file__).read_text()])
     assert set(re.findall(r"https?://[\w.]+", everything)) <= {"http://www.w3.org"}  # of SVG
     for name in FILES:
         assert re.search(rf"[\"'](page/|\./){re.escape(name)}[\"']", everything), name

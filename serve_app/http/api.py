@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.http import detect, frames, page, score, status, stream
+from serve_app.http import detect, frames, page, reference, score, status, stream
 from serve_app.http import metrics as metrics_route
 from serve_app.http.error_answers import install_error_handlers
 from serve_app.http.service import Service
@@ -25,7 +25,17 @@ from serve_app.telemetry.replicas import NodeCounts, Replica, open_metrics
 _DESCRIPTION = """Finds objects in pictures. Every failing answer is JSON:
 `{"error": {"code", "message", "hint"}}`."""
 
-_ROUTES = (detect, stream, frames, score, status, page, metrics_route, inference_protocol)
+_ROUTES = (
+    detect,
+    stream,
+    frames,
+    score,
+    status,
+    page,
+    reference,
+    metrics_route,
+    inference_protocol,
+)
 
 
 def create_api(
@@ -73,7 +83,14 @@ def create_api(
         if service.urls is not None:
             await service.urls.close()
 
-    app = FastAPI(title="Detection appliance", description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Detection appliance",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # FastAPI's own pages load scripts from elsewhere; `reference` makes /docs.
+        docs_url=None,
+        redoc_url=None,
+    )
     install_error_handlers(app)
     for routes in _ROUTES:
         routes.add_routes(app, service)

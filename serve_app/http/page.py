@@ -52,35 +52,43 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
-class _File:
+class PageFile:
+    """A page, or a file that one consists of.
+
+    Attributes:
+        content: As it goes out.
+        headers: Of the answer; among them those by which nothing from elsewhere gets into the page.
+    """
+
     content: bytes
     headers: dict[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> _File:
-        content = path.read_bytes()
+    def of(cls, content: bytes, suffix: str) -> PageFile:
+        """One of a kind that the name of a file would end with."""
         etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        own = {"Content-Type": _MEDIA_TYPES[path.suffix], "ETag": etag}
+        own = {"Content-Type": _MEDIA_TYPES[suffix], "ETag": etag}
         return cls(content, {**_HEADERS, **own})
+
+    def answer(self, request: Request) -> Response:
+        """All of it, or only that the client has it already."""
+        known = request.headers.get("if-none-match", "")
+        if known == "*" or self.headers["ETag"] in known:
+            return Response(status_code=304, headers=self.headers)
+        return Response(self.content, headers=self.headers)
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Adds `GET /` and `/page/{name}`; they are no part of the API, so OpenAPI does not list them."""
     del service  # every service has the same page
-    files = {path.name: _File.read(path) for path in _FOLDER.iterdir()}
-
-    def answer(request: Request, file: _File) -> Response:
-        known = request.headers.get("if-none-match", "")
-        if known == "*" or file.headers["ETag"] in known:
-            return Response(status_code=304, headers=file.headers)
-        return Response(file.content, headers=file.headers)
+    files = {path.name: PageFile.of(path.read_bytes(), path.suffix) for path in _FOLDER.iterdir()}
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:
-        return answer(request, files[_INDEX])
+        return files[_INDEX].answer(request)
 
     @app.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def page_file(request: Request, name: str) -> Response:
         if name not in files or name == _INDEX:
             raise HTTPException(404)
-        return answer(request, files[name])
+        return files[name].answer(request)

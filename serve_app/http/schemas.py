@@ -15,6 +15,7 @@ Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 
 MAX_NAME_CHARACTERS = 1024
+_MAX_LABELS = 10_000
 RAW_CONTENT_TYPES = (
     "image/jpeg",
     "image/png",
@@ -69,8 +70,12 @@ class DetectOptions(BaseModel):
     @classmethod
     def _split(cls, labels: Any) -> Any:
         texts = [labels] if isinstance(labels, str) else labels
+        if isinstance(texts, list) and len(texts) > _MAX_LABELS:
+            raise ValueError(f"expected at most {_MAX_LABELS:,} labels")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return labels
+        if sum(text.count(",") for text in texts) > _MAX_LABELS:
+            raise ValueError(f"expected at most {_MAX_LABELS:,} labels")
         return [name.strip() for text in texts for name in text.split(",")]
 
     @field_validator("resize")
@@ -237,8 +242,7 @@ def detect_request_body() -> dict[str, Any]:
             },
         }
     }
-    schema = DetectBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs")
+    schema = _without_references(DetectBody.model_json_schema())
     content["application/json"] = {"schema": schema, "example": {"image": _EXAMPLE_TEXT}}
     parameters = [
         {"name": name, "in": "header", "description": text, "schema": schema}
@@ -256,6 +260,22 @@ def detect_request_body() -> dict[str, Any]:
         )
     ]
     return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+
+
+def _without_references(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with its definitions in their places: nobody adds those of a body to OpenAPI's components."""
+    definitions = schema.pop("$defs")
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, list):
+            return [resolved(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return resolved(definitions[value["$ref"].rpartition("/")[2]])
+        return {key: resolved(item) for key, item in value.items()}
+
+    return {key: resolved(item) for key, item in schema.items()}
 
 
 def detect_responses() -> dict[int | str, dict[str, Any]]:
@@ -278,9 +298,7 @@ def stream_request_body() -> dict[str, Any]:
 
 def score_request_body(max_images: int) -> dict[str, Any]:
     """OpenAPI for the list of the contract."""
-    item = ContractItem.model_json_schema(ref_template="#/components/schemas/{model}")
-    item.pop("$defs")
-    item["properties"]["parameters"] = ContractParameters.model_json_schema()
+    item = _without_references(ContractItem.model_json_schema())
     schema = {"type": "array", "items": item, "maxItems": max_images}
     example = [{"image_in_base64": _EXAMPLE_TEXT, "parameters": {"score_threshold": 0.5}}]
     content = {"application/json": {"schema": schema, "example": example}}
