@@ -177,6 +177,14 @@ def test_clients_do_not_set_the_time_outs_of_serve(running):
     assert told()["x-forwarded-for"] == "127.0.0.1"
 
 
+@pytest.mark.parametrize("odd", ['bad id "', "", "x" * 129, "ä"])
+def test_an_id_that_is_not_taken_over_does_not_reach_serve_either(running, odd):
+    url, _, _ = running
+    assert "x-request-id" not in ask(f"{url}/", "GET", headers={"X-Request-Id": odd})[2]
+    good = "a.b_c:d/e+f=@-" + "x" * 114
+    assert ask(f"{url}/", "GET", headers={"X-Request-Id": good})[2]["x-request-id"] == good
+
+
 def test_what_is_no_http_is_refused(running):
     url, _, _ = running
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:

@@ -128,6 +128,9 @@ def test_under_ray_serve(ray_cluster, tiny_model_path, scorer):
             with pytest.raises(triton.InferenceServerException, match="Not a picture") as caught:
                 client.infer("tiny", [input_of([b"no picture"])])
             assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+            with pytest.raises(triton.InferenceServerException, match="larger than max") as caught:
+                client.infer("tiny", [input_of([bytes(65 * 2**20)])])
+            assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
     finally:
         stop_service(service.name)
 

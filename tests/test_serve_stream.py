@@ -294,14 +294,15 @@ def test_no_more_streams_than_there_are_places_for(odd):
     assert asyncio.run(conversation()) == ("overloaded", "deadline_exceeded")
 
 
-def test_a_browser_gives_its_key_in_the_first_message(tiny_model_path):
+def test_a_browser_gives_its_key_in_the_first_message(tiny_model_path, url):
     key = {"Authorization": "Bearer secret"}
+    open_url = url
     with plain_service(tiny_model_path, keys=("secret",)) as url:
         assert refusal(url, '{"key": "wrong"}') == ("unauthorized", 4401)
         assert refusal(url, headers={"Authorization": "Bearer wrong"}) == ("unauthorized", 4401)
         assert refusal(url, "{}") == ("invalid_body", 4400)
 
-        async def conversation(message, headers):
+        async def conversation(message, headers, url=url):
             async with aiohttp.ClientSession() as session:
                 socket = await connect(session, url, headers=headers)
                 if message is not None:
@@ -311,3 +312,6 @@ def test_a_browser_gives_its_key_in_the_first_message(tiny_model_path):
 
         assert asyncio.run(conversation('{"key": "secret"}', {}))["error"] is None
         assert asyncio.run(conversation(None, key))["error"] is None
+        # Where it is not asked for, by the header or because there are no keys, it does no harm.
+        assert asyncio.run(conversation('{"key": "secret"}', key))["error"] is None
+        assert asyncio.run(conversation('{"key": "x"}', {}, open_url))["frame"] == 1

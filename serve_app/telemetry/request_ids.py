@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import secrets
 
-_USABLE = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-"""What may stand in a log line, a header and a shell without quoting."""
+CHARACTERS = "A-Za-z0-9._:/+=@-"
+"""What may stand in a log line, a header and a shell without quoting; as in the brackets of a pattern."""
+MAX_CHARACTERS = 128
+
+_USABLE = re.compile(rf"[{CHARACTERS}]{{1,{MAX_CHARACTERS}}}".encode())
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _NO_TRACE = b"0" * 32
 
