@@ -276,6 +276,26 @@ def test_the_gate_lets_some_work_and_some_wait():
     assert asyncio.run(scenario()) == [0, 1, 2, 4]
 
 
+def test_streams_that_wait_keep_nobody_else_from_waiting():
+    async def scenario():
+        gate = Gate(max_ongoing=1, max_queued=1)
+        await gate.enter()
+        streams = [asyncio.create_task(gate.enter(patient=True)) for _ in range(5)]
+        await asyncio.sleep(0)
+        request = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="Too many requests wait"):
+            await gate.enter()
+        streams.pop().cancel()
+        for _ in range(5):
+            gate.leave()
+        await asyncio.gather(request, *streams)
+        gate.leave()
+        await gate.enter(0.001)
+
+    asyncio.run(scenario())
+
+
 def test_the_gate_refuses_who_would_wait_in_vain():
     async def scenario():
         now_s = 0.0

@@ -34,6 +34,7 @@ class Gate:
     ) -> None:
         self._places = asyncio.Semaphore(max_ongoing)
         self._inside = 0
+        self._patient = 0
         self._max_ongoing = max_ongoing
         self._max_inside = max_ongoing + max_queued
         self._clock_s = clock_s
@@ -41,11 +42,6 @@ class Gate:
         # Answers, and seconds in which there was work, those of long ago counting less and less.
         self._answers = 0.0
         self._working_s = 0.0
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for a place."""
-        return max(0, self._inside - self._max_ongoing)
 
     @property
     def expected_s(self) -> float:
@@ -67,7 +63,8 @@ class Gate:
         Raises:
             RequestError: 503, all places are taken and too many wait, or too long.
         """
-        if self._inside >= self._max_inside:
+        # Those that wait patiently would keep everybody else out: there may be any number of them.
+        if self._inside - self._patient >= self._max_inside:
             raise _overloaded("Too many requests wait already")
         if self.expected_s > _SURE_PART * timeout_s:
             raise _overloaded("Those before would take longer than this request may")
@@ -77,7 +74,8 @@ class Gate:
 
         Args:
             timeout_s: The time that is left.
-            patient: Wait however many wait already: for streams, which are slowed down, not refused.
+            patient: Wait however many wait already, in turn with the others: for streams, which are slowed down,
+                not refused.
 
         Raises:
             RequestError: 503, all places are taken and too many wait, or too long.
@@ -87,11 +85,14 @@ class Gate:
         if not self._inside:
             self._last_s = self._clock_s()
         self._inside += 1
+        self._patient += patient
         try:
             await self._places.acquire()
         except BaseException:
             self._inside -= 1
             raise
+        finally:
+            self._patient -= patient
 
     def leave(self, *, answered: bool = True) -> None:
         """Gives the place to the next that waits.
