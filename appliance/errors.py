@@ -4,6 +4,7 @@
     - InputError: something the user gave is wrong
         - ConfigError: a flag, a YAML key or a request field
         - StorageError: a path or URI that cannot be listed, read or written
+            - InUseError: somebody else writes there
         - ImageError: bytes that are not a usable picture (`kind` says in which way)
         - DatasetError: annotations that cannot be used
         - LabelError: a class that is unknown, doubled or in the way
@@ -91,6 +92,10 @@ class StorageError(InputError):
     def __init__(self, what: str, *, transient: bool = False, **facts: Any) -> None:
         super().__init__(what, **facts)
         self.transient = transient
+
+
+class InUseError(StorageError):
+    """Somebody else writes there."""
 
 
 class ImageError(InputError):

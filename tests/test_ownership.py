@@ -11,15 +11,14 @@ from contextlib import contextmanager
 import pytest
 
 from appliance import storage
-from appliance.bulk.scores import ownership
-from appliance.bulk.scores.ownership import owned
 from appliance.errors import ServiceError, StorageError
-from appliance.storage import folders
+from appliance.storage import folders, ownership
+from appliance.storage.ownership import owned
 
 BEAT_S, PATIENCE_S = 0.2, 3.0
 HOLD = """
 import sys
-from appliance.bulk.scores.ownership import owned
+from appliance.storage.ownership import owned
 with owned(sys.argv[1], beat_s=float(sys.argv[2]), patience_s=float(sys.argv[3])):
     print("held", flush=True)
     sys.stdin.read()

@@ -17,7 +17,6 @@ from watch_cases import (
 from webhook_server import receiving
 
 from appliance import storage
-from appliance.bulk.scores import ownership
 from appliance.bulk.stream.ledger import Ledger, key_of
 from appliance.bulk.stream.output import StreamOutput
 from appliance.bulk.stream.reading import PictureReader
@@ -26,7 +25,7 @@ from appliance.bulk.stream.sources.identities import identity_of, scan
 from appliance.bulk.stream.sources.lines import LineSource
 from appliance.bulk.stream.sources.watched_folder import WatchedFolder
 from appliance.errors import StorageError
-from appliance.storage import folders
+from appliance.storage import folders, ownership
 
 
 def put(uri, name, data):

@@ -29,7 +29,6 @@ from appliance.bulk.job_start import Begin, Existing, GoOn, JobRequest, Nothing,
 from appliance.bulk.scores.exports import EXPORT_NAMES, export_scores
 from appliance.bulk.scores.folder import ScoresFolder, UnfinishedJob
 from appliance.bulk.scores.manifest import open_dataset, read_manifest
-from appliance.bulk.scores.ownership import owned
 from appliance.bulk.summary import BatchSummary, summarize
 from appliance.images.gpu_jpeg import GpuJpegDecoder
 from appliance.model.device import resolve_device
@@ -43,6 +42,7 @@ from appliance.on_ray.job_run import (
 )
 from appliance.on_ray.part_pool import WorkerPool
 from appliance.storage import folders
+from appliance.storage.ownership import owned
 
 logger = logging.getLogger(__name__)
 

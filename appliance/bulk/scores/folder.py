@@ -44,11 +44,11 @@ from appliance.bulk.scores.manifest import (
     read_manifest,
     to_bytes,
 )
-from appliance.bulk.scores.ownership import LEASE, LOCK
 from appliance.bulk.scores.part_file import PartCounts, read_counts
 from appliance.errors import StorageError
 from appliance.storage import folders
 from appliance.storage.failures import reason
+from appliance.storage.ownership import LEASE, LOCK
 
 PARTS = "parts"
 _JOB = "_job-"

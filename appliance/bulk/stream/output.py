@@ -20,13 +20,13 @@ from pathlib import Path
 
 from appliance import storage
 from appliance.bulk.scores.manifest import SUMMARY
-from appliance.bulk.scores.ownership import LEASE, LOCK
 from appliance.bulk.scores.part_file import PartCounts, read_counts, write_part
 from appliance.bulk.stream.ledger import Batch
 from appliance.errors import StorageError
 from appliance.records import Record, table_to_records
 from appliance.storage import folders
 from appliance.storage.failures import explained
+from appliance.storage.ownership import LEASE, LOCK
 
 PARTS = "parts"
 LEDGER = "_ledger.sqlite"

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from appliance import storage
 from appliance.bulk.job_start import JobRequest
 from appliance.bulk.scores.manifest import SUMMARY, to_bytes
-from appliance.bulk.scores.ownership import Ownership, owned
 from appliance.bulk.stream.beginning import open_ledger, recover
 from appliance.bulk.stream.config import StreamConfig
 from appliance.bulk.stream.intake import Intake
@@ -35,6 +34,7 @@ from appliance.bulk.stream.summary import Meter, StreamSummary
 from appliance.errors import StorageError
 from appliance.records import Record
 from appliance.scoring import DecodedUpload, ImageScorer
+from appliance.storage.ownership import Ownership, owned
 
 logger = logging.getLogger(__name__)
 

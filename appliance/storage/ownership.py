@@ -1,7 +1,7 @@
-"""One job at a time on an output: the second is refused, and a dead one never stands in the way.
+"""One writer at a time in a folder: the second is refused, and a dead one never stands in the way.
 
 On a disk the kernel holds the lock of a process and drops it at its death, whatever way that comes. An
-object store has no locks. There every job keeps a lease, an object that it writes anew every few seconds:
+object store has no locks. There every writer keeps a lease, an object that it writes anew every few seconds:
 who finds a lease of somebody else watches it for a while, gives way if it changes, and takes the place of
 its owner if it does not. No clocks are compared. Of two that come in the same seconds, both may give way;
 never do both go on.
@@ -19,12 +19,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from appliance import storage
-from appliance.errors import ServiceError, StorageError
+from appliance.errors import InUseError, ServiceError, StorageError
 from appliance.storage import folders
 from appliance.storage.failures import reason
 
@@ -36,41 +37,66 @@ BEAT_S = 5.0
 PATIENCE_S = 20.0
 
 
+@dataclass(frozen=True)
+class Wording:
+    """How sentences call those who write and where.
+
+    Attributes:
+        writer: Who holds the place.
+        place: What is held.
+        folder: The folder of it on a disk.
+        when_refused: Next step of who comes second.
+        when_lost: Next step of who was taken for dead.
+    """
+
+    writer: str = "job"
+    place: str = "output"
+    folder: str = "output folder"
+    when_refused: str = "Wait for its end, or name another folder"
+    when_lost: str = "See which of them is wanted"
+
+
 class Ownership:
     """What an owner can ask before it does what cannot be undone."""
 
     def check(self) -> None:
-        """Returns while the output is ours.
+        """Returns while the place is ours.
 
         Raises:
-            ServiceError: Another job took it over, since we had been silent for long.
+            ServiceError: Another writer took it over, since we had been silent for long.
         """
 
 
 @contextmanager
 def owned(
-    output_uri: str, *, beat_s: float = BEAT_S, patience_s: float = PATIENCE_S
+    folder_uri: str,
+    *,
+    beat_s: float = BEAT_S,
+    patience_s: float = PATIENCE_S,
+    wording: Wording = Wording(),
 ) -> Iterator[Ownership]:
-    """Holds an output for the length of a block.
+    """Holds a folder for the length of a block.
 
     Args:
-        output_uri: The folder or prefix; a local folder must exist.
+        folder_uri: The folder or prefix; a local folder must exist.
         beat_s: In a store, how often the lease is renewed.
         patience_s: In a store, how long a lease must not change until its owner counts as dead.
+        wording: For sentences.
 
     Raises:
-        StorageError: Another job holds it, or it cannot be written.
+        InUseError: Another writer holds it.
+        StorageError: It cannot be written.
     """
-    if storage.is_remote(output_uri):
-        lease = _Lease(output_uri, beat_s)
+    if storage.is_remote(folder_uri):
+        lease = _Lease(folder_uri, beat_s, wording)
         lease.take(patience_s)
         try:
             yield lease
         finally:
             lease.give_back()
         return
-    path = storage.local_path(output_uri) / LOCK
-    descriptor = _lock(path)
+    path = storage.local_path(folder_uri) / LOCK
+    descriptor = _lock(path, wording)
     try:
         yield Ownership()
     finally:
@@ -83,28 +109,28 @@ def _me() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
 
 
-def _refused(output_uri: object, owner: str) -> StorageError:
+def _refused(folder_uri: object, owner: str, wording: Wording) -> InUseError:
     try:
         told = json.loads(owner)
         got = f"process {told['pid']} on {told['host']}, since {told['since']}"
     except (ValueError, KeyError, TypeError):
         got = "another process"
-    return StorageError(
-        "Another job writes to this output",
-        where=output_uri,
+    return InUseError(
+        f"Another {wording.writer} writes to this {wording.place}",
+        where=folder_uri,
         got=got,
-        hint="Wait for its end, or name another folder",
+        hint=wording.when_refused,
     )
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, wording: Wording) -> int:
     """An open descriptor that holds the lock of the file, which it makes."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise StorageError(
-                "Cannot write to the output folder",
+                f"Cannot write to the {wording.folder}",
                 where=path.parent,
                 got=reason(error),
                 hint="Check the permissions, or choose another folder",
@@ -114,11 +140,11 @@ def _lock(path: Path) -> int:
         except BlockingIOError:
             owner = os.pread(descriptor, 4096, 0).decode(errors="replace")
             os.close(descriptor)
-            raise _refused(path.parent, owner) from None
+            raise _refused(path.parent, owner, wording) from None
         except OSError as error:
             os.close(descriptor)
             raise StorageError(
-                "The file system of the output cannot lock files",
+                f"The file system of the {wording.place} cannot lock files",
                 where=path.parent,
                 got=reason(error),
                 hint="Write to another file system, or to an object store",
@@ -138,10 +164,11 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 
 class _Lease(Ownership):
-    def __init__(self, output_uri: str, beat_s: float) -> None:
-        self._output_uri = output_uri
+    def __init__(self, folder_uri: str, beat_s: float, wording: Wording) -> None:
+        self._folder_uri = folder_uri
+        self._wording = wording
         self._name = f"{LEASE}{uuid.uuid4().hex}.json"
-        self._uri = storage.join(output_uri, self._name)
+        self._uri = storage.join(folder_uri, self._name)
         self._beat_s = beat_s
         self._beats = 0
         self._me = _me()
@@ -156,9 +183,10 @@ class _Lease(Ownership):
             found = self._others()
             if found:
                 logger.info(
-                    "waiting up to %.0f s to see whether another job on %s is alive",
+                    "waiting up to %.0f s to see whether another %s on %s is alive",
                     patience_s,
-                    self._output_uri,
+                    self._wording.writer,
+                    self._folder_uri,
                 )
             end_s = time.monotonic() + patience_s
             while found and time.monotonic() < end_s:
@@ -166,10 +194,10 @@ class _Lease(Ownership):
                 now = self._others()
                 for name, text in now.items():
                     if text != found.get(name):
-                        raise _refused(self._output_uri, text)
+                        raise _refused(self._folder_uri, text, self._wording)
                 found = now
             for name in found:
-                folders.remove_file(storage.join(self._output_uri, name))
+                folders.remove_file(storage.join(self._folder_uri, name))
         except BaseException:
             self.give_back()
             raise
@@ -177,10 +205,10 @@ class _Lease(Ownership):
     def check(self) -> None:
         if self._lost or not folders.exists(self._uri):
             raise ServiceError(
-                "Another job has taken over the output",
-                where=self._output_uri,
+                f"Another {self._wording.writer} has taken over the {self._wording.place}",
+                where=self._folder_uri,
                 got="no sign of life from this one for long",
-                hint="See which of them is wanted",
+                hint=self._wording.when_lost,
             )
 
     def give_back(self) -> None:
@@ -193,10 +221,10 @@ class _Lease(Ownership):
 
     def _others(self) -> dict[str, str]:
         found = {}
-        for name in folders.entries(self._output_uri):
+        for name in folders.entries(self._folder_uri):
             if name.startswith(LEASE) and name != self._name:
                 try:
-                    found[name] = storage.read_bytes(storage.join(self._output_uri, name)).decode()
+                    found[name] = storage.read_bytes(storage.join(self._folder_uri, name)).decode()
                 except StorageError as error:
                     if error.transient:
                         raise
@@ -215,4 +243,5 @@ class _Lease(Ownership):
                     return
                 self._write()
             except StorageError as error:
-                logger.warning("cannot renew the hold on the output: %s", error.message)
+                place = self._wording.place
+                logger.warning("cannot renew the hold on the %s: %s", place, error.message)
