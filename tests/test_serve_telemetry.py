@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from fastapi import FastAPI
 from scraping import request_id, samples, scraped, total
 from serving import JPEG_TYPE, ask, plain_service, request, serving
 
+from appliance.on_ray.service_log import replica_lines_on_stderr
 from serve_app.scoring.timings import STAGES
-from serve_app.telemetry.access_log import write_access_log_to
+from serve_app.telemetry.access_log import log_request, write_access_log_to
 from serve_app.telemetry.exposition import render
 from serve_app.telemetry.metrics import Metrics
 from serve_app.telemetry.middleware import TelemetryMiddleware
@@ -290,23 +292,63 @@ def test_a_websocket_that_is_refused_counts_as_forbidden(access_log):
         assert (line["method"], line["route"], line["status"]) == ("WEBSOCKET", "other", 403)
 
 
-def test_the_access_log_goes_to_a_file_that_may_be_rotated_away(tmp_path, url):
-    path = tmp_path / "access.log"
+@pytest.fixture
+def logger():
+    """The logger of the access log, which is as it was at the end."""
     logger = logging.getLogger("serve_app.access")
     before = logger.level, logger.propagate, logger.disabled
-    try:
-        write_access_log_to(str(path))
-        ask(f"{url}/healthz", "GET")
-        ask(f"{url}/healthz", "GET")
-        path.rename(tmp_path / "access.log.1")
-        ask(f"{url}/readyz", "GET")
-        ask(f"{url}/metrics", "PUT")
-        write_access_log_to("-")
-        write_access_log_to("")
-        ask(f"{url}/healthz", "GET")
-    finally:
-        write_access_log_to("")
-        logger.level, logger.propagate, logger.disabled = before
+    yield logger
+    write_access_log_to("")
+    logger.level, logger.propagate, logger.disabled = before
+
+
+@pytest.mark.usefixtures("logger")
+def test_the_access_log_goes_to_a_file_that_may_be_rotated_away(tmp_path, url):
+    path = tmp_path / "access.log"
+    write_access_log_to(str(path))
+    ask(f"{url}/healthz", "GET")
+    ask(f"{url}/healthz", "GET")
+    path.rename(tmp_path / "access.log.1")
+    ask(f"{url}/readyz", "GET")
+    ask(f"{url}/metrics", "PUT")
+    write_access_log_to("-")
+    write_access_log_to("")
+    ask(f"{url}/healthz", "GET")
     routes = [json.loads(line)["route"] for line in path.read_text().splitlines()]
     assert routes[0] == "/readyz"
     assert (tmp_path / "access.log.1").exists()
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "nowhere/access.log"])
+def test_a_log_that_cannot_be_written_is_told_once_and_costs_no_request(
+    logger, tmp_path, caplog, place
+):
+    write_access_log_to(str(tmp_path / place))
+    for _ in range(3):
+        log_request({"status": 200})
+    (complaint,) = caplog.messages
+    assert "the access log cannot be written" in complaint
+
+
+def test_the_lines_of_a_replica_reach_standard_error_and_it_waits_for_nobody(logger, capfd):
+    with replica_lines_on_stderr() as pipe:
+        write_access_log_to(pipe)
+        log_request({"status": 200})
+        logging.getLogger("elsewhere").error("x" * 10_000)
+        logging.getLogger("elsewhere").info("not this")
+    said = capfd.readouterr().err
+    assert json.loads(said.splitlines()[0])["status"] == 200
+    assert said.splitlines()[1:] == ["x" * 10_000]
+    log_request({"status": 200})  # nobody is there
+    assert capfd.readouterr().err == ""
+
+
+def test_a_pipe_that_nobody_empties_costs_lines_and_no_request(logger, tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    write_access_log_to(str(path))
+    for _ in range(2000):
+        log_request({"name": "x" * 100})
+    assert len(os.read(reader, 2**20)) < 2**20
+    os.close(reader)

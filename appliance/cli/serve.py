@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -32,6 +33,15 @@ def serve(
     replicas: Annotated[int | None, typer.Option(min=1, help="A fixed number of replicas.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Autoscale from ...")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="... to.")] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any setting of the service by its name, such as url_hosts=*.example.com or "
+            "access_log=FILE; again for more.",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it to a running cluster, and return.")
     ] = False,
@@ -63,12 +73,25 @@ def serve(
         "max_replicas": max_replicas,
     }
     given = {name: value for name, value in settings.items() if value is not None}
+    given |= _further_settings(further or [], given)
     if not detach:
         serve_in_foreground(given, host=host, port=port, grpc_port=grpc_port, address=address)
         return
     service = serve_detached(given, host=host, port=port, grpc_port=grpc_port, address=address)
     where = "" if address is None else f" --address {address}"
     print(f"{service.url} answers until: appliance serve --stop{where}")
+
+
+def _further_settings(texts: list[str], given: Mapping[str, object]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not name or not mark:
+            raise ConfigError("--set is wrong", got=repr(text), expected="NAME=VALUE")
+        if name in settings or name in given:
+            raise ConfigError("A setting is given twice", got=name)
+        settings[name] = value
+    return settings
 
 
 def _further_models(texts: list[str]) -> dict[str, str]:

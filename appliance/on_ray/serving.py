@@ -12,6 +12,7 @@ from appliance.config import parse_settings
 from appliance.errors import ConfigError
 from appliance.on_ray.cluster import connect, joins_a_cluster
 from appliance.on_ray.scratch import ScratchFolder, remove_abandoned
+from appliance.on_ray.service_log import replica_lines_on_stderr
 
 # Short, and not below TMPDIR: Linux allows 107 characters for the path of a socket.
 _PARENT = "/tmp"
@@ -84,7 +85,8 @@ def serve_in_foreground(
     """
     own_cluster = not joins_a_cluster(address)
     if own_cluster:
-        settings = {**whole_machine(settings), **settings}
+        # As checked values: text from a command line may be no number.
+        settings = {**whole_machine(_parsed(settings).model_dump()), **settings}
     _check(settings, host)
     if own_cluster:
         listening = importlib.import_module("serve_app.ingress.listening")
@@ -92,6 +94,11 @@ def serve_in_foreground(
         if grpc_port is not None:
             listening.free_port(host, grpc_port, option="--grpc-port")
         connect(address, environment=service_environment(host))
+        if settings.get("access_log", "-") == "-":
+            with replica_lines_on_stderr() as pipe:
+                settings = {**settings, "access_log": pipe}
+                start_service(settings, host=host, port=port, grpc_port=grpc_port, blocking=True)
+            return
     else:
         connect(address)
     start_service(settings, host=host, port=port, grpc_port=grpc_port, blocking=True)
@@ -153,7 +160,10 @@ def _check(settings: Mapping[str, Any], host: str) -> None:
     from appliance.model import model_file
 
     parsed = _parsed(settings)
-    importlib.import_module("serve_app.security.keys").require_keys(host, parsed)
+    keys = importlib.import_module("serve_app.security.keys")
+    keys.require_keys(host, parsed)
+    if parsed.key_file is not None:
+        keys.checked_key_file(parsed.key_file)
     for model in (parsed.model, *parsed.models.values()):
         model_file.load(model)
 
