@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import io
 import json
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -317,6 +319,15 @@ def test_the_access_log_goes_to_a_file_that_may_be_rotated_away(tmp_path, url):
     routes = [json.loads(line)["route"] for line in path.read_text().splitlines()]
     assert routes[0] == "/readyz"
     assert (tmp_path / "access.log.1").exists()
+
+
+def test_standard_error_is_that_of_the_process_whatever_serve_puts_in_its_place(
+    logger, monkeypatch, capfd
+):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    write_access_log_to("-")
+    log_request({"status": 200})
+    assert json.loads(capfd.readouterr().err)["status"] == 200
 
 
 @pytest.mark.parametrize("place", ["/dev/full", "nowhere/access.log"])

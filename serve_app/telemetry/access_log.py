@@ -88,7 +88,8 @@ def write_access_log_to(place: str) -> None:
 
 def _handler(place: str) -> logging.Handler:
     if place == STANDARD_ERROR:
-        return logging.StreamHandler(sys.stderr)
+        # Not `sys.stderr`, in whose place Serve puts a logger of its own, which keeps a thousand lines back.
+        return logging.StreamHandler(sys.__stderr__)
     if not (os.path.exists(place) and stat.S_ISFIFO(os.stat(place).st_mode)):
         return _FileHandler(place, encoding="utf-8", delay=True)
     troubles = _PipeHandler(place)
