@@ -1,7 +1,9 @@
 """The Ray Serve application.
 
-    serve run serve_app.app:build_app model=/path/to/model.safetensors
     serve run serve_app/config.yaml
+    serve run serve_app.app:build_app model=/path/to/model.safetensors key_file=/path/to/keys.txt
+
+The latter has Serve listen on all addresses, where it wants keys, or `no_keys=true`.
 
 One deployment is ingress and model at once. A second hop would cost more than the model of a small
 picture does, and buys nothing here: decoding and inference want the same machine, and replicas scale
