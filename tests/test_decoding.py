@@ -435,6 +435,7 @@ def test_damaged_files_decode_or_say_why(data):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(deadline=None, max_examples=10_000)
 @given(damaged_files() | st.binary(max_size=300))
