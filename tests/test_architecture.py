@@ -59,6 +59,7 @@ OFFENCES = {
     "appliance/images/decoding.py": "import ray",
     "serve_app/app.py": "import appliance.annotations.dataset",
     "appliance/scoring.py": "import appliance.training.config",
+    "appliance/registry/store.py": "import appliance.training.config",
     "appliance/detector/faster_rcnn.py": "import serve_app.settings",
     "jobs/__init__.py": "import benchmarks",
 }

@@ -1,4 +1,4 @@
-"""`appliance models`: what can be done with a model file besides using it."""
+"""`appliance models`: what can be done with models besides using them; here, export to other formats."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from appliance.cli import model_listing, model_versions
 from appliance.cli.options import Json, ModelArgument
 from appliance.cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from appliance.images.decoding import DecodedImage
 
-app = typer.Typer(help="Export model files to other formats.", no_args_is_help=True)
+app = typer.Typer(help="Keep versions of models, export model files.", no_args_is_help=True)
+app.command("add")(model_versions.add)
+app.command("list")(model_listing.list_models)
+app.command("show")(model_listing.show)
+app.command("promote")(model_versions.promote)
+app.command("rollback")(model_versions.rollback)
+app.command("delete")(model_versions.delete)
 
 
 class ExportFormat(StrEnum):
@@ -31,7 +38,7 @@ _PICTURES = 10
 
 @app.callback()
 def models() -> None:
-    """Export model files to other formats."""
+    """Keep versions of models in a registry, and export model files to other formats."""
 
 
 @app.command("export")

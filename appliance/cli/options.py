@@ -11,6 +11,14 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model file.")]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        metavar="URI",
+        help="Registry of models, a folder or in an object store; default APPLIANCE_REGISTRY, or one at home.",
+    ),
+]
 AddressOption = Annotated[
     str | None,
     typer.Option(

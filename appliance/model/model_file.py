@@ -3,7 +3,8 @@
 Layout: the tensors are the network's state dict; the metadata key `appliance` holds one JSON document
 with `format_version`, `name`, `spec` (see `ModelSpec`), `training`, `metrics`, `dataset_digest`,
 `versions` and `parent`. A file from an untrusted source can at worst be rejected. The version of a model
-is the beginning of the SHA-256 of its file, so that equal files are equal versions wherever they lie.
+is the beginning of the SHA-256 of its file, so that equal files are equal versions wherever they lie. One
+that a registry gives out has its name and number there instead; see `address`.
 
 Format of safetensors itself: https://github.com/huggingface/safetensors#format
 """
@@ -14,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -26,12 +27,17 @@ from torchvision.models.detection import FasterRCNN
 
 from appliance import storage
 from appliance.errors import ApplianceError, ConfigError, ModelFileError
+from appliance.model.address import ModelAddress
 from appliance.model.faster_rcnn import build_hollow_network, fill_network
+from appliance.model.file_header import (
+    FORMAT_VERSION,
+    MAX_HEADER_BYTES,
+    METADATA_KEY,
+    parse_metadata,
+)
 from appliance.model.spec import ModelSpec
 
-FORMAT_VERSION = 1
-METADATA_KEY = "appliance"
-_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
+_VERSION_DIGITS = 12
 
 _T = TypeVar("_T")
 
@@ -55,13 +61,23 @@ class ModelInfo:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model file, read: the network in eval mode and all that is known of it."""
+    """A model file, read: the network in eval mode and all that is known of it.
+
+    Attributes:
+        network: In eval mode.
+        spec: What it was built from.
+        info: What else is known.
+        name: In the registry that it came from, or else its own.
+        version: Number in that registry, or else the beginning of `sha256`.
+        sha256: Digest of the file.
+    """
 
     network: FasterRCNN
     spec: ModelSpec
     info: ModelInfo
     name: str
     version: str
+    sha256: str
 
 
 def save(
@@ -106,15 +122,36 @@ def save(
 def load(model_uri: str) -> LoadedModel:
     """Reads a model file, with at most the file and one copy of its tensors in memory.
 
+    Args:
+        model_uri: The file; or its address by a registry, which says what must be found there.
+
     Raises:
         StorageError: The file is not there or cannot be read.
-        ModelFileError: It is no model file, is damaged, or is of a newer format.
+        ModelFileError: It is no model file, is damaged, is another one than its address says, or is of a newer
+            format.
     """
-    data = storage.read_bytes(model_uri)
-    metadata, tensors = parse_safetensors(data, source=str(model_uri))
-    version = _version(data)
+    address = ModelAddress.parse(str(model_uri))
+    data = read(model_uri)
+    metadata, tensors = parse_safetensors(data, source=address.uri)
+    sha256 = hashlib.sha256(data).hexdigest()
     del data
-    return _assemble(metadata, tensors, version, source=str(model_uri))
+    loaded = _assemble(metadata, tensors, sha256, source=address.uri)
+    if address.name is None or address.version is None:
+        return loaded
+    return replace(loaded, name=address.name, version=address.version)
+
+
+def read(model_uri: str) -> bytes:
+    """The bytes of a model file, checked where its address says which they are.
+
+    Raises:
+        StorageError: It cannot be read.
+        ModelFileError: It is another file than its address says.
+    """
+    address = ModelAddress.parse(str(model_uri))
+    data = storage.read_bytes(address.uri)
+    address.check(data)
+    return data
 
 
 def is_model_file(model_uri: str) -> bool:
@@ -126,7 +163,7 @@ def is_model_file(model_uri: str) -> bool:
     if not storage.is_remote(model_uri) and not storage.local_path(model_uri).is_file():
         return False  # reading a pipe would wait for somebody to write
     header_bytes = int.from_bytes(storage.read_bytes(model_uri, max_bytes=8), "little")
-    if header_bytes > _MAX_HEADER_BYTES:
+    if header_bytes > MAX_HEADER_BYTES:
         return False
     try:
         header = json.loads(storage.read_bytes(model_uri, max_bytes=8 + header_bytes)[8:])
@@ -168,9 +205,9 @@ def parse_safetensors(
 
 
 def _assemble(
-    metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], version: str, *, source: str
+    metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], sha256: str, *, source: str
 ) -> LoadedModel:
-    document = _document(metadata, source)
+    document = parse_metadata(metadata, source=source)
     try:
         spec = _spec(document.get("spec"))
         info = ModelInfo(
@@ -191,32 +228,7 @@ def _assemble(
         ) from None
     network.eval()
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return LoadedModel(network, spec, info, printable, version)
-
-
-def _document(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
-    try:
-        document = json.loads(metadata[METADATA_KEY])
-        version = document["format_version"]
-        # bool is an int to Python, and 1.0 equals 1.
-        if type(version) is not int or version < 1:
-            raise ValueError(f"format_version {version!r}")
-    except (KeyError, ValueError, TypeError, RecursionError):
-        raise ModelFileError(
-            "Not a model file of the appliance",
-            where=source,
-            got="safetensors without the appliance's metadata",
-            hint="A plain state dict can be given as starting weights: `appliance train --init FILE`",
-        ) from None
-    if version > FORMAT_VERSION:
-        raise ModelFileError(
-            "The model file is of a newer format",
-            where=source,
-            got=f"format {version}",
-            expected=f"at most {FORMAT_VERSION}",
-            hint="Update the appliance",
-        )
-    return dict(document)
+    return LoadedModel(network, spec, info, printable, sha256[:_VERSION_DIGITS], sha256)
 
 
 def _entry(document: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
@@ -289,4 +301,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _version(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
+    return hashlib.sha256(data).hexdigest()[:_VERSION_DIGITS]

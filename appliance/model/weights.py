@@ -17,6 +17,7 @@ from appliance.errors import ConfigError, ModelFileError
 from appliance.labels import LabelMap
 from appliance.model import model_file, torchvision_weights
 from appliance.model.faster_rcnn import extract_body
+from appliance.model.file_header import METADATA_KEY
 from appliance.model.spec import COMPACT, COMPACT_BACKBONES, ModelSpec, backbone_of
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def read_starting_weights(
     if init == "coco":
         return _coco(architecture, backbone)
     metadata, tensors = model_file.parse_safetensors(storage.read_bytes(init), source=init)
-    if model_file.METADATA_KEY in metadata:
+    if METADATA_KEY in metadata:
         loaded = model_file.load(init)
         spec = loaded.spec
         return StartingWeights(

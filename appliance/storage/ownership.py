@@ -223,12 +223,13 @@ class _Lease(Ownership):
         found = {}
         for name in folders.entries(self._folder_uri):
             if name.startswith(LEASE) and name != self._name:
+                uri = storage.join(self._folder_uri, name)
                 try:
-                    found[name] = storage.read_bytes(storage.join(self._folder_uri, name)).decode()
-                except StorageError as error:
-                    if error.transient:
+                    found[name] = storage.read_bytes(uri).decode()
+                except StorageError:
+                    # It was given back since; some stores fail in other ways where that comes amid the reading.
+                    if folders.exists(uri):
                         raise
-                    # It was given back since.
         return found
 
     def _write(self) -> None:

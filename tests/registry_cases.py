@@ -1,0 +1,59 @@
+"""Model files for the registry, made without torch, and processes that change a registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from appliance.registry.entry import ModelEntry
+
+TESTS = Path(__file__).parent
+
+
+def model_bytes(seed: int = 0, *, parent: str | None = "imagenet", **metrics: float) -> bytes:
+    """A file with all that a registry looks at: header, description, one tensor; no network to load."""
+    document = {
+        "format_version": 1,
+        "name": "model",
+        "spec": {"labels": ["circle", "square"], "architecture": "fasterrcnn_compact"},
+        "metrics": {"map_50": 0.5 + seed / 1000, **metrics},
+        "dataset_digest": f"{seed:064x}",
+        "parent": parent,
+    }
+    return safetensors_bytes({"__metadata__": {"appliance": json.dumps(document)}})
+
+
+def safetensors_bytes(header: dict) -> bytes:
+    """Such a file with one number as its only tensor."""
+    tensor = {"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    text = json.dumps({**tensor, **header}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(4)
+
+
+def model_file_at(path: Path, seed: int = 0, **facts: float) -> Path:
+    path.write_bytes(model_bytes(seed, **facts))
+    return path
+
+
+def state_of(entry: ModelEntry | None) -> list:
+    """What a command must have changed wholly or not at all, without times."""
+    if entry is None:
+        return []
+    history = [(change.alias, change.before, change.after) for change in entry.history]
+    versions = [(version.number, version.sha256) for version in entry.versions]
+    return json.loads(json.dumps([versions, dict(entry.aliases), history, entry.next_number]))
+
+
+def child(program: str, *arguments: object) -> subprocess.Popen:
+    """A process that can import the tests; its output is read line by line."""
+    search = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": search},
+    )
