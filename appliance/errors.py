@@ -14,6 +14,12 @@
         - TrainingStopped: it was asked to stop, and can go on
     - ServiceError: a cluster or service that cannot be started or reached
         - WorkersLostError: workers or nodes died; those that are left may go on
+        - ServiceCallError: a request to a service came to nothing
+            - ServiceUnreachableError: no connection, or one that was cut
+            - ServiceTimeoutError: no answer in time
+            - ServiceRefusalError: the service says no, and why
+                - ServiceBusyError: it says "later"
+            - ForeignAnswerError: something else than the appliance answers there
 
 A message is one sentence that says what, where, got, expected and the next step, and the parts stay
 apart as attributes, so that HTTP answers can send `message` and `hint` as separate fields.
@@ -149,3 +155,78 @@ class ServiceError(ApplianceError):
 
 class WorkersLostError(ServiceError):
     """Workers or nodes died under their work; the cluster may still have others."""
+
+
+class ServiceCallError(ServiceError):
+    """A request to a service came to nothing.
+
+    Attributes:
+        status: HTTP status of the answer, or None without one.
+        code: The service's stable word for it, or None.
+        request_id: What the logs of the service call the request, or None.
+        index: Which picture of a list, from 0, or None.
+        transient: The same may succeed a moment later.
+        retry_after_s: How long the service asks to wait, seconds, or None.
+        attempts: How often it was tried.
+    """
+
+    default_kind = "unavailable"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        index: int | None = None,
+        transient: bool = False,
+        retry_after_s: float | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(what, **facts)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.index = index
+        self.transient = transient
+        self.retry_after_s = retry_after_s
+        self.attempts = 1
+
+    @property
+    def kind(self) -> str:
+        """The word to count it by: that of batch scoring for what is wrong with a picture, else the code."""
+        return self.default_kind if self.code is None else self.code.removeprefix("image_")
+
+    @property
+    def message(self) -> str:
+        """The sentence without the next step, with what finds the request in the service's log."""
+        facts = [f"after {self.attempts} attempts"] if self.attempts > 1 else []
+        facts += [f"request {self.request_id}"] if self.request_id is not None else []
+        return f"{super().message} [{', '.join(facts)}]" if facts else super().message
+
+
+class ServiceUnreachableError(ServiceCallError):
+    """No connection to a service, or one that was cut."""
+
+    default_kind = "unreachable"
+
+
+class ServiceTimeoutError(ServiceCallError):
+    """No answer in the time that a request had."""
+
+    default_kind = "timeout"
+
+
+class ServiceRefusalError(ServiceCallError):
+    """The service refuses a request and says why: `code`, `message`, `hint`."""
+
+
+class ServiceBusyError(ServiceRefusalError):
+    """The service, or the limit of a key, has no room now (503, 429), and had none at the last attempt either."""
+
+
+class ForeignAnswerError(ServiceCallError):
+    """Something answers at the address, but it is not the appliance."""
+
+    default_kind = "foreign_answer"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.detections import Detections
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, ImageError
 from appliance.labels import LabelMap
 
 if TYPE_CHECKING:
@@ -129,6 +129,27 @@ class Record:
             "error": self.error,
             "error_kind": self.error_kind,
         }
+
+    def to_detections(self) -> Detections:
+        """What was found as arrays.
+
+        Raises:
+            ImageError: The picture was not scored; says why.
+        """
+        if self.width_px is None or self.height_px is None:
+            raise ImageError(
+                "The picture was not scored",
+                where=self.image_uri,
+                got=self.error,
+                kind=self.error_kind or "unreadable",
+            )
+        found = self.detections
+        return Detections(
+            np.array([(one.x1, one.y1, one.x2, one.y2) for one in found], np.float32),
+            np.array([one.score for one in found], np.float32),
+            np.array([one.class_id for one in found], np.int64),
+            (self.height_px, self.width_px),
+        )
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Record:
