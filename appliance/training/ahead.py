@@ -50,7 +50,9 @@ def in_thread(
         batches = make(step)
         return [batch.pin_memory() for batch in batches] if pin else batches
 
-    with ThreadPoolExecutor(1, "batch-loader") as thread:
+    # As in processes: a new thread asks the machine for its number where nobody has set one.
+    same_threads = partial(torch.set_num_threads, torch.get_num_threads())
+    with ThreadPoolExecutor(1, "batch-loader", initializer=same_threads) as thread:
         pending = [thread.submit(made, step) for step in steps[:1]]
         for step in steps[1:]:
             batches = pending.pop().result()
