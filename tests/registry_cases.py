@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from appliance.registry.entry import ModelEntry
+from appliance.registry.references import Reference
+from appliance.registry.registry import Registry
 
 TESTS = Path(__file__).parent
 
@@ -36,6 +38,15 @@ def safetensors_bytes(header: dict) -> bytes:
 def model_file_at(path: Path, seed: int = 0, **facts: float) -> Path:
     path.write_bytes(model_bytes(seed, **facts))
     return path
+
+
+def registered(root: Path, *files: Path) -> Registry:
+    """A registry with the files as versions of the model `shapes`, the first of them in production."""
+    registry = Registry(root)
+    for file in files:
+        registry.add("shapes", file)
+    registry.promote(Reference("shapes", 1))
+    return registry
 
 
 def state_of(entry: ModelEntry | None) -> list:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torchvision
 from factories import jpeg_bytes, network_with_something_to_say, small_spec
+from registry_cases import registered
 
 from appliance.cli import main
 from appliance.errors import ConfigError, ModelFileError
@@ -251,12 +252,14 @@ def test_without_the_extra_there_is_one_sentence(model_path, tmp_path, monkeypat
 
 
 def test_the_command_checks_on_pictures_of_the_user_and_says_what_it_found(
-    run_appliance, model_path, tmp_path, capsys
+    run_appliance, model_path, tmp_path, capsys, monkeypatch
 ) -> None:
     for index in range(2):
         (tmp_path / f"{index}.jpg").write_bytes(jpeg_bytes())
-    out = tmp_path / "m.pt"
-    export = ("models", "export", model_path, "--format", "torchscript", "--out", out)
+    monkeypatch.chdir(tmp_path)
+    models = registered(tmp_path / "models", model_path).root_uri
+    export = ("models", "export", "shapes", "--format", "torchscript", "--registry", models)
+    out = Path("shapes-1.pt")
     assert run_appliance(*export, "--pictures", tmp_path, "--json") == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["path"] == str(out)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from bulk_jobs import begin_here, score_here, score_parts
 from factories import jpeg_bytes
+from registry_cases import registered
 
 from appliance.bulk.config import BatchScoringConfig
 from appliance.bulk.inputs.listing import Listing
@@ -13,6 +14,7 @@ from appliance.bulk.job_start import Begin, GoOn, Nothing
 from appliance.bulk.scores.manifest import read_manifest, read_records
 from appliance.errors import LabelError, StorageError
 from appliance.model import model_file
+from appliance.registry.references import Reference
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +173,44 @@ def test_a_picture_named_twice_is_scored_once_and_that_is_told(
 def test_a_label_that_the_model_does_not_know_is_refused(tiny_model_path, listing, tmp_path):
     with pytest.raises(LabelError, match=r"does not know this label.*'cirle'.*circle, square"):
         begin_here(tiny_model_path, listing, tmp_path, config=BatchScoringConfig(labels=("cirle",)))
+
+
+@pytest.fixture
+def addresses(tiny_model_path, other_model, tmp_path):
+    """Of the two models as versions 1 and 2 of a registry."""
+    registry = registered(tmp_path / "registry", tiny_model_path, other_model)
+    return [str(registry.address(Reference("shapes", number))) for number in (1, 2)]
+
+
+def test_rows_name_model_and_version_of_the_registry(addresses, listing, names, tmp_path):
+    summary = score_here(addresses[0], listing, tmp_path / "out")
+    assert (summary.model_name, summary.model_version) == ("shapes", "1")
+    records = read_records(tmp_path / "out")
+    assert {(record.model_name, record.model_version) for record in records} == {("shapes", "1")}
+    assert read_manifest(tmp_path / "out").runs[0].model["uri"] == addresses[0]
+
+
+def test_a_job_does_not_go_on_with_what_an_alias_names_since(addresses, listing, tmp_path):
+    out = tmp_path / "out"
+    begin_here(addresses[0], listing, out)
+    with pytest.raises(
+        StorageError,
+        match=r"got model shapes 1 rather than shapes 2.*Name the model as shapes:1 to go on",
+    ):
+        begin_here(addresses[1], listing, out)
+    _, start, _ = begin_here(addresses[0], listing, out)
+    assert isinstance(start, GoOn)
+
+
+def test_one_file_under_two_names_gives_rows_of_one_name_only(
+    addresses, tiny_model_path, listing, names, tmp_path
+):
+    out = tmp_path / "out"
+    begin_here(addresses[0], listing, out)
+    with pytest.raises(StorageError, match=r"got model shapes 1 rather than tiny \w{12}.. Repeat"):
+        begin_here(tiny_model_path, listing, out)
+    score_here(addresses[0], listing, out)
+    # What it has scored under one name it does not score again under another.
+    again = Listing.of_files([*names, names[0]])
+    _, start, _ = begin_here(tiny_model_path, again, out, existing="append")
+    assert isinstance(start, Nothing)

@@ -10,6 +10,7 @@ import sys
 import psutil
 import pytest
 from factories import jpeg_bytes
+from registry_cases import registered
 from watch_cases import (
     one_thread,  # noqa: F401 - a fixture
     parts_of,
@@ -96,12 +97,14 @@ def test_the_summary_is_shown_as_a_table(
     run_appliance, tiny_model_path, incoming, tmp_path, capsys
 ):
     (incoming / "broken.jpg").write_bytes(b"no picture")
-    words = [tiny_model_path, incoming, tmp_path / "out", "--once", "--settle", "0s"]
+    models = registered(tmp_path / "models", tiny_model_path).root_uri
+    words = ["shapes", incoming, tmp_path / "out", "--once", "--settle", "0s", "--registry", models]
     words += ["--tile", "1x2", "--labels", "circle", "--min-score", "0.1", "--poll", "1s"]
     words += ["--webhook", "http://127.0.0.1:9/"]
     assert run_appliance("watch", *words[:-2]) == 0
     shown = capsys.readouterr().out
     assert "errors: unreadable" in shown
+    assert {one.model_name for one in rows_of(tmp_path / "out")} == {"shapes"}
     assert "for example: Not a picture" in shown
     assert "objects: square" not in shown
     assert f'pandas.read_parquet("{tmp_path / "out"}")' in shown

@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 from factories import jpeg_bytes
+from registry_cases import registered
 from tiny_fixtures import TINY
 from watch_cases import (
     one_thread,  # noqa: F401 - a fixture
@@ -29,6 +30,7 @@ from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
 from appliance.model.spec import ModelSpec
+from appliance.registry.references import Reference
 
 
 @pytest.fixture
@@ -154,6 +156,20 @@ def test_another_model_source_or_setting_is_refused(tiny_model_path, incoming, o
     with pytest.raises(StorageError, match=r"another stream: .*got output .*out"):
         score_once(tiny_model_path, incoming, tmp_path / "out2", ledger_path=ledger)
     assert score_once(tiny_model_path, incoming, out, include=("0.jpg",)).images == 0
+
+
+def test_a_stream_does_not_go_on_with_what_an_alias_names_since(
+    tiny_model_path, incoming, out, tmp_path
+):
+    spec = ModelSpec.of(LabelMap(("dog",)), **TINY)
+    other = tmp_path / "other.safetensors"
+    model_file.save(str(other), build_network(spec), spec)
+    models = registered(tmp_path / "models", tiny_model_path, other)
+    score_once(models.address(Reference("shapes")), incoming, out)
+    models.promote(Reference("shapes", 2))
+    with pytest.raises(StorageError, match=r"model shapes 1 rather than .*as shapes:1 to go on"):
+        score_once(models.address(Reference("shapes")), incoming, out)
+    assert score_once(models.address(Reference("shapes", 1)), incoming, out).images == 0
 
 
 def test_scores_without_their_ledger_are_refused(tiny_model_path, incoming, out, tmp_path):

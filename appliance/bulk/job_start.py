@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from appliance.bulk.scores.manifest import SUMMARY, Manifest, Run, open_dataset
 from appliance.bulk.summary import BatchSummary, summarize
 from appliance.errors import LabelError, StorageError
 from appliance.model import model_file
+from appliance.model.address import ModelAddress
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class JobRequest:
     """What a command asks for.
 
     Attributes:
-        model: `uri`, `name`, `version`, `sha256` and `labels` of the model file.
+        model: `uri`, `name`, `version`, `sha256` and `labels` of the model file; name and version are those of
+            the registry, where the URI is an address of one.
         input: `uri` and options, as asked for.
         settings: What decides what the records say.
     """
@@ -62,16 +63,27 @@ class JobRequest:
             "uri": model_uri,
             "name": loaded.name,
             "version": loaded.version,
-            "sha256": hashlib.sha256(storage.read_bytes(model_uri)).hexdigest(),
+            "sha256": loaded.sha256,
             "labels": list(names),
         }
         return cls(model, asked, config.deciding())
 
+    def way_on(self, other: JobPlan | Run) -> str:
+        """How the model of a job at the output is named in a command, if it is another one of a registry.
+
+        An alias may have moved since; empty where that is not what keeps the job from going on.
+        """
+        reference = ModelAddress.parse(other.model["uri"]).reference
+        if reference is None or other.model["sha256"] == self.model["sha256"]:
+            return ""
+        return f"Name the model as {reference} to go on: the alias has moved since. Or: "
+
     def differences(self, other: JobPlan | Run) -> list[str]:
         """How a job at the output differs from this one, for people; empty if it is the same."""
         found = []
-        if other.model["sha256"] != self.model["sha256"]:
-            found.append(f"model {other.model['name']} {other.model['version']}")
+        # The same file under another name would give rows that say so.
+        if any(other.model[key] != self.model[key] for key in ("sha256", "name", "version")):
+            found.append(f"model {_called(other.model)} rather than {_called(self.model)}")
         for name, value in self.input.items():
             if name in other.input and _plain(other.input[name]) != _plain(value):
                 found.append(f"input {name} {other.input[name]}")
@@ -164,7 +176,7 @@ def start_job(
                 "The output holds an unfinished job that is another one",
                 where=folder.uri,
                 got=", ".join(differences),
-                hint="Repeat the command that began it, name another folder, "
+                hint=f"{request.way_on(job.plan)}Repeat the command that began it, name another folder, "
                 "or give it up with `--overwrite`",
             )
         job.discard()
@@ -211,7 +223,15 @@ def _append(
 ) -> Begin | Nothing:
     import pyarrow.compute as pc
 
-    by_this_model = pc.field("model_version") == request.model["version"]
+    # The same file may have been called otherwise: by its path, or in another registry.
+    names = {
+        (run.model["name"], run.model["version"])
+        for run in before.runs
+        if run.model["sha256"] == request.model["sha256"]
+    }
+    by_this_model = pc.scalar(False)
+    for name, version in sorted(names):
+        by_this_model |= (pc.field("model_name") == name) & (pc.field("model_version") == version)
     table = open_dataset(folder.uri).to_table(columns=["image_uri"], filter=by_this_model)
     fresh = listing.without(table["image_uri"])
     if not len(fresh):
@@ -230,6 +250,10 @@ def _append(
         )
         return Nothing(nothing)
     return Begin(fresh, digest, "append", before)
+
+
+def _called(model: Mapping[str, Any]) -> str:
+    return f"{model['name']} {model['version']}"
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ from appliance.cli.options import (
     Json,
     OnePartArgument,
     Quiet,
+    RegistryOption,
 )
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Model file, or detections (.json).")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Model file, or detections (.json).")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Model, or detections (.json).")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Model, or detections (.json).")],
     data: OnePartArgument,
     data_format: FormatOption = "auto",
     images: ImagesOption = None,
@@ -52,6 +53,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal intervals.")] = 0,
     workers: WorkersOption = None,
     scores: ScoresOption = None,
+    registry: RegistryOption = None,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -68,7 +70,9 @@ def compare(
     from appliance.evaluation.metrics.paired import compare_detections
     from appliance.evaluation.predictions import CocoIds
     from appliance.labels import LabelMap
+    from appliance.registry.registry import find_model
 
+    a, b = (path if is_predictions(path) else find_model(path, registry) for path in (a, b))
     if not (is_predictions(a) and is_predictions(b)):
         refuse_labels(labels)
     known = {path: labels_of_model(path) for path in (a, b) if not is_predictions(path)}

@@ -22,9 +22,17 @@ from appliance.cli.detecting import (
     refuse_labels,
     split_labels,
 )
-from appliance.cli.options import AddressOption, FormatOption, ImagesOption, Json, Quiet
+from appliance.cli.options import (
+    AddressOption,
+    FormatOption,
+    ImagesOption,
+    Json,
+    Quiet,
+    RegistryOption,
+)
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
+from appliance.model.address import ModelAddress
 from appliance.versions import versions
 
 if TYPE_CHECKING:
@@ -46,7 +54,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="[MODEL] DATA",
-            help="Model file, annotated pictures; DATA#test for one part of divided data.",
+            help="Model file, or one in the registry; annotated pictures; DATA#test for one part of divided data.",
         ),
     ],
     out: Annotated[
@@ -71,6 +79,7 @@ def evaluate(
     ] = None,
     workers: WorkersOption = None,
     scores: ScoresOption = None,
+    registry: RegistryOption = None,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -97,7 +106,10 @@ def evaluate(
     from appliance.evaluation.evaluate import evaluate_detections
     from appliance.evaluation.predictions import CocoIds
     from appliance.evaluation.report.page import metrics_document
+    from appliance.registry.registry import find_model
 
+    if model is not None:
+        model = find_model(model, registry)
     if out is not None:
         storage.check_writable(storage.join(out, "index.html"))
     names = split_labels(labels) if model is None else labels_of_model(model)
@@ -109,7 +121,7 @@ def evaluate(
         source, scoring_s = str(predictions), None
         found = read_detections(source, dataset, ids)
     else:
-        source = model
+        source = ModelAddress.parse(model).uri
         where = Where(address, workers, scores, quiet)
         found, scoring_s = make_detections(model, dataset, where)
     result = evaluate_detections(
@@ -132,7 +144,7 @@ def evaluate(
             write_tensorboard(eval_dir, result, pictures, charts=charts)
         if out is not None:
             report = ReportData(
-                f"{PurePath(source).stem} on {name_of_data(data)}",
+                f"{_title(model, source)} on {name_of_data(data)}",
                 result,
                 comparisons=pictures,
                 sections=_sections(model, source, data, dataset, result),
@@ -158,6 +170,11 @@ def _model_and_data(paths: Sequence[str], predictions: str | None) -> tuple[str 
         got=" ".join([*paths, *(["--predictions", predictions] if predictions else [])]),
         expected="MODEL DATA, or --predictions FILE DATA",
     )
+
+
+def _title(model: str | None, source: str) -> str:
+    reference = None if model is None else ModelAddress.parse(model).reference
+    return reference or PurePath(source).stem
 
 
 def _sections(
@@ -204,7 +221,7 @@ def _model_section(model: str | None, source: str, result: EvaluationResult) -> 
         "Model",
         [
             ("File", source),
-            ("Version", loaded.version),
+            ("Version", ModelAddress.parse(model).reference or loaded.version),
             ("Architecture", spec.architecture),
             ("Backbone", spec.backbone),
             ("Shorter side of its input, pixels", spec.shorter_side_px),

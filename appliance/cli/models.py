@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from appliance.cli import model_listing, model_versions
-from appliance.cli.options import Json, ModelArgument
+from appliance.cli.options import Json, ModelArgument, RegistryOption
 from appliance.cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ def export(
     ] = ExportFormat.ONNX,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", help="File to write; default the model's name, beside it."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write; default the model's name, beside it, of the registry NAME-VERSION here.",
+        ),
     ] = None,
     pictures: Annotated[
         str | None,
@@ -58,17 +62,23 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export.")
     ] = False,
+    registry: RegistryOption = None,
     json: Json = False,
 ) -> None:
     """Write a model as ONNX or TorchScript; it is run on ten pictures before it counts as done.
 
     Example: appliance models export fridge.safetensors --format onnx
     """
+    from appliance.model.address import ModelAddress
     from appliance.model.export.files import export_onnx, export_torchscript, is_exported
+    from appliance.registry.registry import find_model
     from appliance.storage.output_place import OutputKind, check_output_place
 
     ending = _ENDINGS[file_format]
-    target = out or str(PurePath(model).with_suffix(ending))
+    model = find_model(model, registry)
+    address = ModelAddress.parse(model)
+    own = address.uri if address.name is None else f"{address.name}-{address.version}.safetensors"
+    target = out or str(PurePath(own).with_suffix(ending))
     kind = OutputKind("detector graph", f"model{ending}", is_exported)
     check_output_place(target, kind, overwrite=overwrite)
     write = export_onnx if file_format is ExportFormat.ONNX else export_torchscript

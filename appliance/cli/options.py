@@ -10,7 +10,12 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON document, last on stdout.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Model file.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Model file, or NAME, NAME:VERSION or NAME@ALIAS in the registry."
+    ),
+]
 RegistryOption = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""`appliance score`: a model file and pictures of any origin in, Parquet out."""
+"""`appliance score`: a model and pictures of any origin in, Parquet out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from appliance.cli.options import (
     MinScoreOption,
     ModelArgument,
     Quiet,
+    RegistryOption,
     TileOption,
     names_of,
 )
@@ -95,6 +96,7 @@ def score(
         bool,
         typer.Option("--append", help="Score only pictures that OUTPUT has not, and add them."),
     ] = False,
+    registry: RegistryOption = None,
     address: AddressOption = None,
     quiet: Quiet = False,
     json: Json = False,
@@ -110,6 +112,7 @@ def score(
     from appliance.model.tiling import Tiling
     from appliance.on_ray.batch_scoring import score_input
     from appliance.on_ray.workers import Workers
+    from appliance.registry.registry import find_model
 
     if overwrite and append:
         raise ConfigError("--overwrite and --append exclude each other", hint="Leave one out")
@@ -132,7 +135,7 @@ def score(
         progress="off" if quiet else "auto",
     )
     summary = score_input(
-        model,
+        find_model(model, registry),
         pictures,
         output,
         options=InputOptions(tuple(include or ()), tuple(exclude or ()), column, every),

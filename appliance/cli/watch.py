@@ -1,4 +1,4 @@
-"""`appliance watch`: a model file and pictures that keep coming in, a Parquet data set that grows out."""
+"""`appliance watch`: a model and pictures that keep coming in, a Parquet data set that grows out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from appliance.cli.options import (
     MinScoreOption,
     ModelArgument,
     Quiet,
+    RegistryOption,
     TileOption,
     names_of,
 )
@@ -80,6 +81,7 @@ def watch(
             help="What has been scored; default in OUTPUT, for an object store in ~/.local/state.",
         ),
     ] = None,
+    registry: RegistryOption = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -93,6 +95,7 @@ def watch(
     from appliance.bulk.stream.stopping import CTRL_C, stop_on_signals
     from appliance.bulk.stream.watcher import watch_source
     from appliance.model.tiling import Tiling
+    from appliance.registry.registry import find_model
 
     if quiet:
         logging.getLogger("appliance").setLevel(logging.WARNING)
@@ -112,8 +115,9 @@ def watch(
         webhook_url=webhook,
         ledger_path=ledger,
     )
+    found = find_model(model, registry)
     with stop_on_signals() as stop:
-        summary = watch_source(model, source, output, config=config, stop=stop)
+        summary = watch_source(found, source, output, config=config, stop=stop)
         if json:
             print_json(summary.to_json())
         else:

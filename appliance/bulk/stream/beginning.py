@@ -88,7 +88,7 @@ def _check_same(
             "The output belongs to another stream",
             where=output.uri,
             got=", ".join(differences),
-            hint=f"Name another output; the ledger is {place}",
+            hint=f"{request.way_on(before)}Name another output; the ledger is {place}",
         )
 
 

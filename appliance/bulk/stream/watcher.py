@@ -32,6 +32,7 @@ from appliance.bulk.stream.sources.opening import SourceAddress, open_source, pa
 from appliance.bulk.stream.stopping import StopRequest
 from appliance.bulk.stream.summary import Meter, StreamSummary
 from appliance.errors import StorageError
+from appliance.model import model_file
 from appliance.records import Record
 from appliance.scoring import DecodedUpload, ImageScorer
 from appliance.storage.ownership import Ownership, owned
@@ -288,7 +289,7 @@ def _request(
         "uri": model_uri,
         "name": predictor.model_name,
         "version": predictor.model_version,
-        "sha256": hashlib.sha256(storage.read_bytes(model_uri)).hexdigest(),
+        "sha256": hashlib.sha256(model_file.read(model_uri)).hexdigest(),
         "labels": list(predictor.labels.names),
     }
     return JobRequest(model, {"uri": address.uri}, config.scoring().deciding())
