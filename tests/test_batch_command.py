@@ -21,6 +21,7 @@ from factories import jpeg_bytes, picture
 from odd_pictures import GOOD, KINDS, ODD
 from PIL import Image
 from pycocotools.coco import COCO
+from registry_cases import registered
 
 from appliance import storage
 from appliance.bulk.config import BatchScoringConfig
@@ -28,6 +29,7 @@ from appliance.bulk.inputs.opening import list_input
 from appliance.bulk.scores.manifest import read_records
 from appliance.errors import ConfigError
 from appliance.model.tiling import Tiling
+from appliance.registry.references import Reference
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,9 @@ def test_one_command_uses_all_options(
         *("--tile", "1x2:0.2", "--batch-size", 2, "--images-per-part", 3),
         *("--max-error-rate", 0.5),
     ]
-    assert run_appliance("score", tiny_model_path, archive, out, *options) == 0
+    models = registered(tmp_path / "models", tiny_model_path)
+    options += ["--registry", models.root_uri]
+    assert run_appliance("score", "shapes@production", archive, out, *options) == 0
     shown = capsys.readouterr().out
     records = read_records(out)
     assert [record.image_uri for record in records] == [
@@ -68,8 +72,10 @@ def test_one_command_uses_all_options(
     listing = list_input(str(archive)).without(
         pa.chunked_array([[f"zip://b/left_out.jpg::{archive}"]])
     )
-    score_here(tiny_model_path, listing, tmp_path / "here", config=config)
+    address = models.address(Reference("shapes"))
+    score_here(address, listing, tmp_path / "here", config=config)
     assert read_records(tmp_path / "here") == records
+    assert {(one.model_name, one.model_version) for one in records} == {("shapes", "1")}
     # And in other forms.
     lines = (out / "_records.jsonl").read_text().splitlines()
     assert [json.loads(line)["image_uri"] for line in lines] == [r.image_uri for r in records]

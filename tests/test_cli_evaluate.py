@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from factories import picture
+from registry_cases import registered
 
 from appliance.cli.detecting import name_of_data
 from appliance.labels import LabelMap
@@ -118,20 +119,23 @@ def test_options_of_the_metric_are_heeded(run_appliance, coco_dir, tmp_path, cap
 def test_a_model_is_measured_the_same_here_and_on_a_cluster(
     run_appliance, coco_dir, tiny_model_path, tmp_path, capsys, ray_cluster
 ) -> None:
-    arguments = ("evaluate", tiny_model_path, coco_dir, "--json")
-    assert run_appliance(*arguments, "-o", tmp_path / "report") == 0
+    models = registered(tmp_path / "models", tiny_model_path).root_uri
+    of_registry = ("evaluate", "shapes:1", coco_dir, "--json", "--registry", models)
+    assert run_appliance(*of_registry, "-o", tmp_path / "report") == 0
     here = printed(capsys)
     assert here["speed"]["images_per_s"] > 0
     page = (tmp_path / "report" / "index.html").read_text()
     assert "fasterrcnn_compact" in page
+    assert f"shapes:1 on {coco_dir.parent.name}/test" in page
     assert "Milliseconds a picture" in page
+    arguments = ("evaluate", tiny_model_path, coco_dir, "--json")
     assert run_appliance(*arguments, "--workers", 1, "--quiet") == 0
     there = printed(capsys)
     assert there["detections"] == here["detections"] > 0
     for name in ("map_50", "COCO/AP", "COCO/AR100"):
         assert there[name] == pytest.approx(here[name], abs=1e-3), name
     # Two models have a folder each for their scores.
-    arguments = ("compare", tiny_model_path, tiny_model_path, coco_dir, "--json")
+    arguments = ("compare", "shapes", tiny_model_path, coco_dir, "--json", "--registry", models)
     scores = ("--workers", 1, "--scores", tmp_path / "scores", "--quiet", "--resamples", 10)
     assert run_appliance(*arguments, *scores) == 0
     compared = printed(capsys)["map"]
