@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 
 from aiohttp import web
 
+WAIT_S = 20.0
 RECORD = {
     "image_uri": "a.jpg",
     "content_sha256": "00",
@@ -41,13 +41,16 @@ class Scripted:
         self.url = ""
         self.at_once = self.in_work = 0
         self.hung_up = threading.Event()
+        self.begun = threading.Condition()
 
     async def handle(self, request):
         body = await request.read() if request.content_type != "application/x-ndjson" else b""
         self.requests.append((request.method, request.path_qs, request.headers.copy(), body))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        self.in_work += 1
-        self.at_once = max(self.at_once, self.in_work)
+        with self.begun:
+            self.in_work += 1
+            self.at_once = max(self.at_once, self.in_work)
+            self.begun.notify_all()
         try:
             return await answer(request) if callable(answer) else response(*answer)
         except asyncio.CancelledError:
@@ -55,6 +58,11 @@ class Scripted:
             raise
         finally:
             self.in_work -= 1
+
+    def wait_for_work(self, count=1):
+        """Returns when so many requests are in work."""
+        with self.begun:
+            assert self.begun.wait_for(lambda: self.in_work >= count, WAIT_S)
 
     @property
     def paths(self):
@@ -119,7 +127,3 @@ def scripted(*answers):
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-def lines_of(*rows):
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)

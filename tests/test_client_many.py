@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from factories import jpeg_bytes
-from scripted_server import RECORD, error, never, response, scripted
+from scripted_server import RECORD, WAIT_S, error, never, response, scripted
 
 from appliance.client import AsyncClient, Client, event_loop
 from appliance.errors import ServiceError
 
 JPEG = jpeg_bytes()
 GOOD = (200, RECORD)
-WAIT_S = 20.0
 
 
 class InRounds:
@@ -179,8 +178,7 @@ def test_cancelling_closes_the_connection():
     async def use(server):
         async with AsyncClient(server.url) as client:
             asking = asyncio.create_task(client.detect(JPEG))
-            while not server.in_work:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(server.wait_for_work)
             asking.cancel()
             await asyncio.wait([asking])
             assert asking.cancelled()
@@ -194,8 +192,7 @@ def test_leaving_early_closes_the_connections():
     with scripted(GOOD, never) as server, Client(server.url) as client:
         records = client.detect_many([JPEG] * 5, concurrency=2)
         next(records)
-        while not server.in_work:
-            threading.Event().wait(0.01)
+        server.wait_for_work()
         records.close()
         assert server.hung_up.wait(WAIT_S)
 
@@ -205,8 +202,7 @@ def test_closing_ends_what_others_wait_for():
         client = Client(server.url)
         waiting = pool.submit(client.detect, JPEG)
         many = pool.submit(list, client.detect_many([JPEG]))
-        while server.in_work < 2:
-            threading.Event().wait(0.01)
+        server.wait_for_work(2)
         client.close()
         for future in (waiting, many):
             with pytest.raises(ServiceError, match="closed before the answer came"):
@@ -223,8 +219,7 @@ def test_ctrl_c_ends_the_wait_and_the_request(monkeypatch):
                 self.cancel = future.cancel
 
             def result(self):
-                while not server.in_work:
-                    threading.Event().wait(0.01)
+                server.wait_for_work()
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

@@ -10,11 +10,13 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from appliance.client.answers import ModelInfo
-from appliance.client.asynchronous import AsyncClient, Item, OnError
+from appliance.client.asynchronous import AsyncClient
 from appliance.client.event_loop import EventLoopThread, result_of
-from appliance.client.many import results_sync
+from appliance.client.items import Item, OnError
+from appliance.client.many import results_sync, window_of
 from appliance.client.pictures import Picture
 from appliance.client.requests import DetectOptions
+from appliance.client.stream import DetectionStream, IndexedRecord
 from appliance.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -118,13 +120,46 @@ class Client:
     ) -> Iterator[Record]:
         """Exactly one record a picture: see `AsyncClient.detect_many`. The pictures are asked for in this thread."""
         running = self._started()
-        window, work = running.client.worker(concurrency, ordered, on_error, timeout_s, options)
+        window = window_of(concurrency, ordered=ordered)
+        work = running.client.item_scoring(concurrency, on_error, timeout_s, options)
         return results_sync(
             pictures,
             lambda index, item: running.loop.submit(work(index, item)),
             window=window,
             ordered=ordered,
         )
+
+    def stream(
+        self,
+        pictures: Iterable[Item],
+        *,
+        in_flight: int = 16,
+        on_error: OnError = "record",
+        timeout_s: float | None = None,
+        **options: Unpack[DetectOptions],
+    ) -> Iterator[IndexedRecord]:
+        """One request for any number of pictures: see `AsyncClient.stream`. They are asked for in this thread."""
+        client = self._started().client
+        stream = client.detection_stream(in_flight, on_error, timeout_s, options)
+        return self._streamed(stream, pictures, in_flight)
+
+    def _streamed(
+        self, stream: DetectionStream, pictures: Iterable[Item], in_flight: int
+    ) -> Iterator[IndexedRecord]:
+        untaken = 0
+        try:
+            for index, item in enumerate(pictures):
+                self._run(stream.add(index, item))
+                untaken += 1
+                while (result := self._run(stream.take(wait=untaken >= in_flight))) is not None:
+                    untaken -= 1
+                    yield result
+            self._run(stream.end())
+            while (result := self._run(stream.take())) is not None:
+                yield result
+        finally:
+            if not self._closed:
+                self._run(stream.close())
 
     def score_compat(
         self,

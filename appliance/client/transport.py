@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -104,7 +105,7 @@ class Transport:
         Raises:
             ServiceCallError: In the block, as `send`.
         """
-        with self._explained("a stream", 0.0):
+        with self._explained("a stream", math.inf):
             async with self._session.post(
                 URL(self._address.url_of(path), encoded=True),
                 data=lines,
