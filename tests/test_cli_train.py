@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 from factories import TINY, plan_for
+from registry_cases import registered
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from appliance import storage
@@ -20,6 +21,7 @@ from appliance.errors import StorageError
 from appliance.model import model_file
 from appliance.on_ray.training import Workers, check_run
 from appliance.on_ray.workers import refuse_without_gpus, room_for
+from appliance.registry.references import Reference
 from appliance.training.disk_space import disk_need
 from appliance.training.monitor import read_metrics, read_validations
 from appliance.training.plan import TrainingPlan
@@ -92,13 +94,15 @@ def test_a_run_that_goes_on_divides_its_batch_as_before_whatever_memory_is_free_
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_training_with_validation_keeps_the_best_and_is_seen(
-    run_appliance, tiny_scenes_dir, tiny_yaml, tmp_path, capsys
+    run_appliance, tiny_scenes_dir, tiny_yaml, tiny_model_path, tmp_path, capsys
 ) -> None:
     model, run_dir = tmp_path / "m.safetensors", tmp_path / "runs" / "first"
+    models = registered(tmp_path / "models", tiny_model_path)
     arguments = [
         *("train", tiny_scenes_dir / "train", "--config", tiny_yaml, "--steps", 6, "--out", model),
         *("--validation", tiny_scenes_dir / "test", "--validate-every", 2, "--run-dir", run_dir),
         *("--set", "score_threshold=0.01", "--keep-checkpoints", 1, "--schedule", "one_cycle"),
+        *("--init", "shapes@production", "--register", "scenes", "--registry", models.root_uri),
     ]
     assert run_appliance(*arguments, "--json") == 0
     trained = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -113,6 +117,10 @@ def test_training_with_validation_keeps_the_best_and_is_seen(
     assert plan == TrainingPlan.from_json(json.loads((run_dir / "plan.json").read_text()))
     assert loaded.info.training == json.loads(json.dumps(plan.config.to_json()))
     assert loaded.info.training["schedule"] == "one_cycle"
+    assert trained["registered"] == "scenes:1"
+    version = models.entry("scenes").version(Reference("scenes"))
+    assert version.metrics["map_50"] == pytest.approx(best["map_50"], abs=1e-6)
+    assert (version.parent, version.sha256) == ("shapes:1", loaded.sha256)
     assert len(read_metrics(run_dir)) == 6
     tags = EventAccumulator(str(run_dir / "train"), size_guidance={"images": 0}).Reload().Tags()
     assert {"train/loss", "train/images_per_s", "validation/map_50"} <= set(tags["scalars"])
@@ -141,6 +149,8 @@ def test_training_with_validation_keeps_the_best_and_is_seen(
         (("--set", "stepps=3"), "Did you mean 'steps'"),
         (("--precision", "int4"), "precision"),
         (("--init", "imagnet"), "Did you mean imagenet."),
+        (("--init", "shapes:7", "--registry", "nowhere"), "There is no model of that name"),
+        (("--register", "My Model"), "That is no name for a model (got 'My Model'"),
     ],
 )
 def test_wrong_flags_are_one_sentence_before_the_data_is_read(

@@ -12,7 +12,7 @@ import pytest
 from registry_cases import model_bytes, model_file_at, safetensors_bytes
 
 from appliance import storage
-from appliance.errors import ConfigError, InUseError, ModelFileError, StorageError
+from appliance.errors import ConfigError, InUseError, ModelFileError, ServiceError, StorageError
 from appliance.model import model_file
 from appliance.model.address import ModelAddress
 from appliance.model.file_header import read_header
@@ -368,3 +368,18 @@ def test_the_registry_loads_none_of_the_big_libraries():
     loaded = done.stdout.split()
     assert "appliance.registry.store" in loaded
     assert {"torch", "numpy", "pyarrow", "ray", "pydantic"}.isdisjoint(loaded)
+
+
+def test_a_writer_that_was_taken_for_dead_changes_nothing(s3_uri, tmp_path):
+    registry = Registry(s3_uri)
+    registry.add("fridge", model_file_at(tmp_path / "m.safetensors"))
+    store = registry._store("fridge")
+    with store.held() as held:
+        before = registry.entry("fridge")
+        leases = [name for name in folders.entries(store.uri) if name.startswith(ownership.LEASE)]
+        folders.remove_file(storage.join(store.uri, leases[0]))  # as whoever follows does
+        with pytest.raises(ServiceError, match="Another command has taken over the model"):
+            held.replace(before.with_alias("production", 1, "promote", by="me", at="now"))
+        with pytest.raises(ServiceError, match="Another command has taken over the model"):
+            held.remove()
+    assert registry.entry("fridge") == before

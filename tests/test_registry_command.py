@@ -7,6 +7,9 @@ import json
 import pytest
 from registry_cases import model_file_at, safetensors_bytes
 
+from appliance.cli.registering import register
+from appliance.errors import StorageError
+
 
 @pytest.fixture
 def models(run_appliance, capsys, tmp_path, monkeypatch):
@@ -87,3 +90,12 @@ def test_a_model_without_figures_is_listed(models, tmp_path):
     file.write_bytes(safetensors_bytes({"__metadata__": {"appliance": json.dumps(document)}}))
     models("add", "plain", file)
     assert "plain:1" in models("list", "plain")
+
+
+def test_a_trained_model_that_cannot_be_added_is_not_lost(tmp_path):
+    file = model_file_at(tmp_path / "m.safetensors")
+    (tmp_path / "occupied").write_text("")
+    with pytest.raises(
+        StorageError, match=r"added later: appliance models add fridge \S+ --registry"
+    ):
+        register("fridge", str(file), str(tmp_path / "occupied"))

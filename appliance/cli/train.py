@@ -18,8 +18,10 @@ from appliance.cli.options import (
     Json,
     OnePartArgument,
     Quiet,
+    RegistryOption,
 )
 from appliance.cli.plan_view import dry_run_rows, show_plan
+from appliance.cli.registering import RegisterOption, check_register, find_init, register
 from appliance.cli.tables import print_json, print_table
 from appliance.cli.training_data import read_training_data
 from appliance.cli.training_options import (
@@ -122,6 +124,8 @@ def train(
     mlflow: Annotated[
         str | None, typer.Option(metavar="URI", help="Also show the run in the MLflow there.")
     ] = None,
+    registered_name: RegisterOption = None,
+    registry: RegistryOption = None,
     check: CheckOption = True,
     address: AddressOption = None,
     quiet: Quiet = False,
@@ -147,6 +151,7 @@ def train(
     if resume and run_dir is None:
         raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
     on_workers = Workers.parse(workers, use_gpu=use_gpu)
+    init = find_init(init, registry)
     settings = read_settings(
         init,
         config,
@@ -186,6 +191,7 @@ def train(
         kind = OutputKind("model file", "model.safetensors", is_model_file)
         is_own = partial(has_written, run_dir) if resume and run_dir is not None else None
         check_output_place(out, kind, overwrite=overwrite, is_own=is_own)
+        check_register(registered_name, registry)
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check
     )
@@ -250,9 +256,11 @@ def train(
         print(stopped, file=sys.stderr)
         sys.exit(stop.exit_code)
     outcome = trained.outcome
+    number = register(registered_name, out, registry) if registered_name else None
     document: dict[str, Any] = {
         "model": out,
         "version": trained.version,
+        "registered": None if number is None else f"{registered_name}:{number}",
         "run_dir": folder,
         "steps": plan.steps,
         "images": len(dataset),
@@ -265,10 +273,11 @@ def train(
     if json:
         print_json(document)
         return
+    kept = "" if number is None else f" It is {registered_name}:{number} in the registry."
     early = f", stopped early, of {plan.steps}" if outcome.stopped_early else ""
     print(
         f"Wrote {out} (version {trained.version}) after {outcome.step} steps{early} "
-        f"in {trained.wall_s:.0f} s."
+        f"in {trained.wall_s:.0f} s.{kept}"
     )
     if outcome.best_metric is not None:
         print(

@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-InitOption = Annotated[str, typer.Option(help="Starting weights: none, imagenet, coco, or a file.")]
+InitOption = Annotated[
+    str,
+    typer.Option(
+        help="Starting weights: none, imagenet, coco, a file, NAME:VERSION or NAME@ALIAS of the registry."
+    ),
+]
 ValidationOption = Annotated[
     str | None,
     typer.Option(

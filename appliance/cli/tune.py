@@ -15,8 +15,10 @@ from appliance.cli.options import (
     Json,
     OnePartArgument,
     Quiet,
+    RegistryOption,
 )
 from appliance.cli.plan_view import show_plan
+from appliance.cli.registering import find_init
 from appliance.cli.tables import cell, print_json, print_table
 from appliance.cli.training_data import read_training_data
 from appliance.cli.training_options import (
@@ -71,6 +73,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of the values tried and of what is held out.")] = 0,
     config: ConfigOption = None,
     assignments: SetOption = None,
+    registry: RegistryOption = None,
     check: CheckOption = True,
     address: AddressOption = None,
     quiet: Quiet = False,
@@ -96,8 +99,9 @@ def tune(
     search = Search(
         tuple(SearchRange.parse(text) for text in ranges), trials, parallel, use_gpu, seed
     )
+    found_init = find_init(init, registry)
     settings = read_settings(
-        init,
+        found_init,
         config,
         {"steps": steps, "epochs": epochs, "batch_size": batch_size},
         network_flags={
@@ -121,7 +125,7 @@ def tune(
         images=len(dataset),
         dataset_digest=dataset.digest(),
         config=settings.training,
-        init=init,
+        init=found_init,
         pictures=dataset.images,
         validation_images=len(held_out),
         open_settings=settings.open_settings,
@@ -148,6 +152,7 @@ def tune(
     command += [] if validation is None else ["--validation", validation]
     command += [] if data_format == "auto" else ["--format", data_format]
     command += [] if images is None else ["--images", images]
+    command += [] if registry is None else ["--registry", registry]
     text = settings_document(best, wished, metric=found.metric, command=shlex.join(command))
     storage.write_bytes(out, text.encode())
     if json:

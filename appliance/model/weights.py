@@ -140,7 +140,7 @@ def read_starting_weights(
         return StartingWeights(_as_body(tensors), init, None, name)
     if init == "coco":
         return _coco(architecture, backbone)
-    metadata, tensors = model_file.parse_safetensors(storage.read_bytes(init), source=init)
+    metadata, tensors = model_file.parse_safetensors(model_file.read(init), source=init)
     if METADATA_KEY in metadata:
         loaded = model_file.load(init)
         spec = loaded.spec

@@ -12,7 +12,9 @@ from appliance.errors import ConfigError
 
 MODEL_ENDING = ".safetensors"
 _NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,62}")
-_NAME_FORM = "up to 63 lower-case letters, digits, dashes, underscores and dots, no dot or dash first"
+_NAME_FORM = (
+    "up to 63 lower-case letters, digits, dashes, underscores and dots, no dot or dash first"
+)
 # Of what may be meant as a reference; whether it is a good one is told when it is read.
 _LIKE_ONE = re.compile(r"\w[\w.-]*([:@][\w.-]*)?")
 
