@@ -9,6 +9,7 @@ from typing import Any
 from appliance.errors import ServiceError
 from serve_app.inference_protocol.grpc_servicer import grpc_options
 from serve_app.ingress.haproxy import HOST_VARIABLE
+from serve_app.ingress.ports import unused_ports
 
 _LOOPBACK = "127.0.0.1"
 _ANY_HOST = {"0.0.0.0": _LOOPBACK, "::": "::1"}  # noqa: S104 - read, not listened on
@@ -80,7 +81,7 @@ def free_port(host: str, port: int, *, option: str = "--port") -> int:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((host, port or unused_ports(host)[0]))
         except (OSError, OverflowError) as error:
             raise ServiceError(
                 "Cannot listen there",

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import socket
 import sys
 import sysconfig
 from pathlib import Path
 
 from appliance.errors import ServiceError
 from serve_app.ingress.haproxy import HOST_VARIABLE, PROGRAM, PROGRAM_VARIABLE
+from serve_app.ingress.ports import unused_ports
 
 _LOOPBACK = "127.0.0.1"
 DRAINING_S = 2
@@ -62,7 +62,7 @@ def local_serve_variables(folder: Path, *, host: str = _LOOPBACK) -> dict[str, s
         "SERVER_STATE_FILE": "server-state",
         "METRICS_SOCKET_PATH": "metrics.sock",
     }
-    http_port, grpc_port = _free_ports(2)
+    http_port, grpc_port = unused_ports(_LOOPBACK, 2)
     return {
         **serve_variables(),
         **({} if host == _LOOPBACK else {HOST_VARIABLE: host}),
@@ -83,14 +83,6 @@ def _program() -> Path:
             hint="Install the project: `make setup`, or `pip install --no-deps -e .`",
         )
     return Path(found)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server((_LOOPBACK, 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def main() -> None:
