@@ -20,6 +20,7 @@ from appliance.cli import (
     models,
     runs,
     score,
+    score_image,
     serve,
     train,
     tune,
@@ -47,6 +48,7 @@ app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
+app.command("score-image")(score_image.score_image)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
