@@ -3,7 +3,8 @@
     serve run serve_app/config.yaml
     serve run serve_app.app:build_app model=/path/to/model.safetensors key_file=/path/to/keys.txt
 
-The latter has Serve listen on all addresses, where it wants keys, or `no_keys=true`.
+The latter has Serve listen on all addresses, where it wants keys, or `no_keys=true`. A model may also be NAME,
+NAME:VERSION or NAME@ALIAS in the registry of `APPLIANCE_REGISTRY`.
 
 One deployment is ingress and model at once. A second hop would cost more than the model of a small
 picture does, and buys nothing here: decoding and inference want the same machine, and replicas scale
@@ -14,6 +15,7 @@ together. Everything that decides is free of Serve: `scoring`, `security`, `http
 # signature as an object, and would take a text for "no model given".
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from appliance import storage
 from appliance.errors import ModelFileError
 from appliance.model import model_file
+from appliance.model.address import ModelAddress
+from appliance.registry.registry import find_model
 from serve_app.http.api import create_api
 from serve_app.inference_protocol.grpc_service import InferenceGrpcMethods
 from serve_app.ingress.haproxy import PROGRAM_VARIABLE
@@ -88,7 +92,7 @@ def build_app(settings: ServiceSettings) -> serve.Application:
     Raises:
         ModelFileError: There is no file at the path that `model` or one of `models` names, or it is no
             model file.
-        StorageError, ConfigError: `key_file` is none.
+        StorageError, ConfigError: `key_file` is none, or the registry has no such model.
     """
     checked: dict[str, Any] = {
         "model": _checked_model(settings.model),
@@ -104,13 +108,15 @@ def build_app(settings: ServiceSettings) -> serve.Application:
 
 
 def _checked_model(model: str) -> str:
-    """The model's URI; a relative path made absolute, since replicas run in other folders.
+    """The model's address; a relative path made absolute, since replicas run in other folders.
 
-    A local file is read here once, because a replica would tell of a bad one only after half a minute.
+    An alias of the registry is looked up here, once: all replicas have the same model, whenever they start. A
+    local file is read here once, because a replica would tell of a bad one only after half a minute.
     """
-    if storage.is_remote(model):
-        return model
-    path = storage.local_path(model).expanduser()
+    address = ModelAddress.parse(find_model(model))
+    if storage.is_remote(address.uri):
+        return str(address)
+    path = storage.local_path(address.uri).expanduser()
     if not path.is_file():
         raise ModelFileError(
             "No such model file",
@@ -121,8 +127,9 @@ def _checked_model(model: str) -> str:
             if path.is_absolute()
             else f"Relative paths count from {Path.cwd()}; give an absolute path",
         )
-    model_file.load(str(path))
-    return str(path.resolve())
+    checked = str(replace(address, uri=str(path.resolve())))
+    model_file.load(checked)
+    return checked
 
 
 def _deployment_options(settings: ServiceSettings) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: str = Field(min_length=1, description="Path or URI of the model file.")
+    model: str = Field(min_length=1, description="Path or URI of the model file, or a reference.")
     models: dict[str, str] = Field(
         {}, description="Further models by name; as text: name=path,name=path."
     )

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from ray.serve.generated.serve_pb2 import ASGIRequest
 from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
+from registry_cases import registered
 from service_load import CUT, JPEG, REFUSED, WAIT_S, under_load, wait_for
 from serving import JPEG_TYPE, ask
 
@@ -127,7 +128,8 @@ def answers(url):
         (("model", "--stop"), "--stop takes neither MODEL nor --detach"),
         (("--stop",), "--stop is for a Ray cluster that runs already"),
         (("MODEL", "--detach"), "--detach is for a Ray cluster that runs already"),
-        (("MODEL", "--also", "second"), "--also names a model (got 'second', expected NAME=FILE)"),
+        (("MODEL", "--also", "second"), "--also names a model (got 'second', expected NAME=MODEL)"),
+        (("shapes:1", "--registry", "nowhere"), "There is no model of that name in the registry"),
         (("MODEL", "--also", "a=1", "--also", "a=2"), "--also gives a name twice"),
         (("MODEL", "--host", "0.0.0.0"), "Without keys the service listens only on loopback"),
         (("MODEL", "--also", "other=nowhere.safetensors"), "Cannot read the file: nowhere"),
@@ -154,13 +156,16 @@ def test_mistakes_are_told_before_anything_starts(
 
 
 def test_detached_it_stays_on_the_cluster_until_it_is_stopped(
-    ray_cluster, run_appliance, tiny_model_path, capsys
+    ray_cluster, run_appliance, tiny_model_path, tmp_path, capsys
 ):
-    assert run_appliance("serve", tiny_model_path, "--detach", "--port", 0, "--replicas", 1) == 0
+    models = ("--registry", registered(tmp_path / "models", tiny_model_path).root_uri)
+    words = ("serve", "shapes@production", *models, "--detach", "--port", 0, "--replicas", 1)
+    assert run_appliance(*words) == 0
     said = capsys.readouterr().out
     url = re.search(r"http://\S+", said)[0]
     assert said.endswith("answers until: appliance serve --stop\n")
-    assert ask(f"{url}/v1/detect", data=JPEG, headers=JPEG_TYPE)[0] == 200
+    status, _, record = ask(f"{url}/v1/detect", data=JPEG, headers=JPEG_TYPE)
+    assert (status, record["model_name"], record["model_version"]) == (200, "shapes", "1")
     assert run_appliance("serve", "--stop") == 0
     assert not answers(url)
 

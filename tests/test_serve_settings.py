@@ -9,8 +9,10 @@ import yaml
 from pydantic import ValidationError
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
+from registry_cases import registered
 
-from appliance.errors import ModelFileError
+from appliance.errors import ConfigError, ModelFileError
+from appliance.registry.references import Reference
 from serve_app.app import build_app
 from serve_app.settings import ServiceSettings
 
@@ -84,6 +86,16 @@ def test_a_relative_model_path_is_made_absolute(tiny_model_path, monkeypatch):
 def test_a_model_in_an_object_store_is_left_to_the_replicas():
     (settings,) = built_deployment(model="s3://bucket/model.safetensors").init_args
     assert settings.model == "s3://bucket/model.safetensors"
+
+
+def test_an_alias_is_looked_up_once_for_all_replicas(tiny_model_path, tmp_path, monkeypatch):
+    models = registered(tmp_path / "models", tiny_model_path)
+    monkeypatch.setenv("APPLIANCE_REGISTRY", models.root_uri)
+    (settings,) = built_deployment(model="shapes@production", models="b=shapes:1").init_args
+    assert settings.model == str(models.address(Reference("shapes", 1)))
+    assert settings.models == {"b": settings.model}
+    with pytest.raises(ConfigError, match="no such alias"):
+        build_app(ServiceSettings(model="shapes@live"))
 
 
 def test_a_missing_model_is_told_at_once(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""`appliance serve`: a model file in, an HTTP service in the foreground or on a running cluster."""
+"""`appliance serve`: a model in, an HTTP service in the foreground or on a running cluster."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.options import AddressOption
+from appliance.cli.options import AddressOption, RegistryOption
 from appliance.errors import ConfigError
 
 
 def serve(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Model file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Model file, or NAME, NAME:VERSION or NAME@ALIAS in the registry."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     grpc_port: Annotated[
@@ -28,7 +33,7 @@ def serve(
     ] = False,
     also: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="A further model; may be given several times."),
+        typer.Option(metavar="NAME=MODEL", help="A further model; may be given several times."),
     ] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="A fixed number of replicas.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Autoscale from ...")] = None,
@@ -48,6 +53,7 @@ def serve(
     stop: Annotated[
         bool, typer.Option("--stop", help="Stop the service that --detach has left.")
     ] = False,
+    registry: RegistryOption = None,
     address: AddressOption = None,
 ) -> None:
     """Serve a detector over HTTP until interrupted.
@@ -55,6 +61,7 @@ def serve(
     Example: appliance serve fridge.safetensors --port 8000
     """
     from appliance.on_ray.serving import serve_detached, serve_in_foreground, stop_detached
+    from appliance.registry.registry import find_model
 
     if stop:
         if model is not None or detach:
@@ -63,9 +70,10 @@ def serve(
         return
     if model is None:
         raise ConfigError("No model file is given", hint="appliance serve fridge.safetensors")
+    further_models = _further_models(also or [])
     settings = {
-        "model": model,
-        "models": _further_models(also or []) or None,
+        "model": find_model(model, registry),
+        "models": {name: find_model(one, registry) for name, one in further_models.items()} or None,
         "key_file": keys,
         "no_keys": no_keys or None,
         "num_replicas": replicas,
@@ -98,7 +106,7 @@ def _further_models(texts: list[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     for text, (name, _, path) in zip(texts, pairs, strict=True):
         if not name or not path:
-            raise ConfigError("--also names a model", got=repr(text), expected="NAME=FILE")
+            raise ConfigError("--also names a model", got=repr(text), expected="NAME=MODEL")
     names = [name for name, _, _ in pairs]
     if len(set(names)) < len(names):
         raise ConfigError("--also gives a name twice", got=", ".join(sorted(names)))
