@@ -72,6 +72,9 @@ def test_each_picture_that_fails_is_told_beside_the_others(
     assert "Not a picture: stdin" in shown.err
     assert f"Cannot read the file: {gone}" in shown.err
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0000-a.jpg"]
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(jpeg_bytes())))
+    assert run_appliance("score-image", url, "-", "--annotated", tmp_path / "drawn") == 0
+    assert (tmp_path / "drawn" / "0000-stdin.jpg").exists()
 
 
 def test_a_picture_without_objects_has_a_line(run_appliance, pictures, capsys):

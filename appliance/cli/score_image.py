@@ -98,7 +98,7 @@ def _targets(folder: Path, pictures: Sequence[str]) -> list[Path]:
     """The files to write, by the places of their pictures, since several pictures may have one name."""
     targets = []
     for index, picture in enumerate(pictures):
-        stem = Path(picture.partition("?")[0]).stem
+        stem = "stdin" if picture == _STDIN else Path(picture.partition("?")[0]).stem
         name = re.sub(r"[^\w.-]", "_", stem)[:_MAX_STEM_CHARACTERS]
         targets.append(folder / f"{index:04d}-{name}.jpg")
     for target in targets:

@@ -127,7 +127,8 @@ class AsyncClient:
         Args:
             pictures: Pictures, or pairs of name and picture; without a name, bytes are called by their index.
                 A plain iterable is asked in the event loop.
-            concurrency: Pictures in work, retries and waiting for them included.
+            concurrency: Pictures in work, retries and waiting for them included. Many more than the service has
+                places for come to nothing after `max_attempts`.
             ordered: In the order of the pictures, or as they are ready.
             on_error: What comes of a picture that came to nothing: a record with `error` and `error_kind`, or
                 its error is raised, which ends all.
@@ -157,8 +158,8 @@ class AsyncClient:
     ) -> AsyncGenerator[IndexedRecord]:
         """One request for any number of pictures: the index of each, from 0, and its record, as they are ready.
 
-        Costs less a picture than `detect_many` where pictures are small, and goes to one replica of the service.
-        A connection that breaks is opened again, and pictures without an answer are sent again.
+        All of it goes to one replica of the service; `detect_many` divides its pictures among all. A connection
+        that breaks is opened again, and pictures without an answer are sent again.
 
         Args:
             pictures: As for `detect_many`.

@@ -169,14 +169,12 @@ class DetectionStream:
     async def _exchange(self) -> None:
         """One connection, until its end."""
         sent: list[int] = []
-        opened = False
         try:
             async with asyncio.timeout(None) as self._limit:
                 self._wait_from_now()
                 transport = self._connection.transport()
                 lines = self._lines(sent)
                 async with transport.open_stream(self._path, lines, STREAM_TYPE) as response:
-                    opened = response.status == 200
                     await self._read(response, sent)
         except TimeoutError:
             raise ServiceTimeoutError(
@@ -185,9 +183,6 @@ class DetectionStream:
                 expected=f"an answer within {self._timeout_s:.3g} s",
                 hint="Give it more time with timeout_s, or send smaller pictures",
             ) from None
-        except ServiceUnreachableError as error:
-            error.transient |= opened
-            raise
         finally:
             self._limit = None
 

@@ -89,7 +89,14 @@ class Transport:
                     allow_redirects=False,  # a POST would become a GET, and the key go elsewhere
                 ) as response,
             ):
-                received = await self._received(response, _MAX_ANSWER_BYTES)
+                try:
+                    received = await self._received(response, _MAX_ANSWER_BYTES)
+                except (aiohttp.ClientError, ConnectionError) as error:
+                    raise ServiceUnreachableError(
+                        "The connection was cut within an answer",
+                        where=self._address.base_url,
+                        got=_reason(error),
+                    ) from None
         if received is None:
             raise ForeignAnswerError(
                 "The answer is larger than any of the appliance", where=self._address.base_url
@@ -160,17 +167,13 @@ class Transport:
                 expected=f"an answer within {timeout_s:.3g} s",
                 hint="Give it more time with timeout_s, or send smaller pictures",
             ) from None
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise ServiceUnreachableError(
                 "The service has cut the connection",
                 where=where,
                 got=_reason(error),
                 hint="See the log of the service, or of what stands in between",
                 transient=True,
-            ) from None
-        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError) as error:
-            raise ServiceUnreachableError(
-                "The connection was cut within an answer", where=where, got=_reason(error)
             ) from None
         except aiohttp.ClientError as error:
             raise ForeignAnswerError(
