@@ -51,11 +51,11 @@ def registered(root: Path, *files: Path) -> Registry:
 
 def state_of(entry: ModelEntry | None) -> list:
     """What a command must have changed wholly or not at all, without times."""
-    if entry is None:
-        return []
-    history = [(change.alias, change.before, change.after) for change in entry.history]
-    versions = [(version.number, version.sha256) for version in entry.versions]
-    return json.loads(json.dumps([versions, dict(entry.aliases), history, entry.next_number]))
+    there = entry or ModelEntry("")
+    history = [(change.alias, change.before, change.after) for change in there.history]
+    versions = [(version.number, version.sha256) for version in there.versions]
+    values = [entry is None, versions, dict(there.aliases), history, there.next_number]
+    return json.loads(json.dumps(values))
 
 
 def child(program: str, *arguments: object) -> subprocess.Popen:

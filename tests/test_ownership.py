@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -126,3 +127,24 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(tmp_path, monkeyp
         assert os.path.exists(tmp_path / "_lock")
         with pytest.raises(StorageError, match="Another job writes"):
             hold(str(tmp_path)).__enter__()
+
+
+def test_an_owner_of_another_kind_is_respected_too(tmp_path):
+    with (tmp_path / "_lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="Another job writes .*got another process"):
+            hold(str(tmp_path)).__enter__()
+
+
+def test_a_lease_that_is_given_back_while_it_is_read_stands_in_nobodys_way(s3_uri, monkeypatch):
+    lease = storage.join(s3_uri, f"{ownership.LEASE}other.json")
+    storage.write_bytes(lease, b"{}")
+    read = storage.read_bytes
+
+    def late(uri):
+        folders.remove_file(uri)
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", late)
+    with hold(s3_uri) as mine:
+        mine.check()
