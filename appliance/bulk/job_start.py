@@ -76,7 +76,7 @@ class JobRequest:
         reference = ModelAddress.parse(other.model["uri"]).reference
         if reference is None or other.model["sha256"] == self.model["sha256"]:
             return ""
-        return f"Name the model as {reference} to go on: the alias has moved since. Or: "
+        return f"Name the model as {reference} to go on; an alias may have moved since. Or: "
 
     def differences(self, other: JobPlan | Run) -> list[str]:
         """How a job at the output differs from this one, for people; empty if it is the same."""
