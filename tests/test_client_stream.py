@@ -124,6 +124,8 @@ def test_an_endless_stream_is_asked_as_there_is_room(url):
                 if taken() > 60:
                     break
             await records.aclose()
+            assert taken() <= 66
+            assert (await client.detect(JPEG)).error is None
 
     with Client(url) as client:
         records = client.stream(endless(), in_flight=4)
@@ -132,9 +134,8 @@ def test_an_endless_stream_is_asked_as_there_is_room(url):
             next(records)
             assert taken() <= given + 4
         records.close()
-        asyncio.run(use())
-        assert taken() <= 66
         assert client.detect(JPEG).error is None
+    asyncio.run(use())
 
 
 def test_a_stream_that_pauses_goes_on(url):
