@@ -32,17 +32,20 @@ class Doubler:
         return [2 * item + 1 for item in items]
 
 
-def run(scenario, *, max_batch_size=4, wait_timeout_s=FOREVER_S, process=None, **options):
+def run(
+    scenario, *, max_batch_size=4, wait_timeout_s=FOREVER_S, process=None, max_running=1, **options
+):
     """Runs `scenario(batcher, doubler)` in a fresh loop, closes the batcher, returns its result."""
     doubler = Doubler()
 
     async def main():
-        with ThreadPoolExecutor(1) as executor:
+        with ThreadPoolExecutor(max_running) as executor:
             batcher = Batcher(
                 process or doubler,
                 executor,
                 max_batch_size=max_batch_size,
                 wait_timeout_s=wait_timeout_s,
+                max_running=max_running,
                 **options,
             )
             result = await scenario(batcher, doubler)
@@ -105,6 +108,23 @@ def test_items_gather_while_a_batch_runs():
     answers, batches = run(scenario, wait_timeout_s=0)
     assert answers == [1, 3, 5, 7, 9, 11]
     assert batches == [[0], [1, 2, 3, 4], [5]]
+
+
+def test_batches_run_side_by_side_and_closing_waits_for_all():
+    two = threading.Barrier(2)
+
+    def process(items):
+        two.wait(FOREVER_S)  # whoever is alone waits for ever
+        return [2 * item + 1 for item in items]
+
+    async def scenario(batcher, _):
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in range(4)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await batcher.close()
+        return [task.result() for task in tasks]
+
+    answers, _ = run(scenario, process=process, max_batch_size=1, wait_timeout_s=0, max_running=2)
+    assert answers == [1, 3, 5, 7]
 
 
 def test_an_error_reaches_only_the_item_that_causes_it():

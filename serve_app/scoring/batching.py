@@ -5,8 +5,8 @@ Knows nothing of pictures, models, HTTP or Ray, so that it can be tested with `2
 Why not `@serve.batch`: it waits its full time-out also when nobody else is on the way (at one
 connection that is pure latency), an exception fails a whole batch, requests whose client has gone stay
 in it, and it cannot run without Serve. Here a batch leaves at once when it is full, when its oldest
-item has waited long enough, or when the owner says that nothing more is coming; and while a batch runs,
-the next one gathers.
+item has waited long enough, or when the owner says that nothing more is coming; and while as many batches
+run as may, the next one gathers.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Batcher(Generic[Item, Result]):
         process: Runs in `executor` with 1 to `max_batch_size` items and returns as many results, in
             order. When it raises for several items, it is called again with each alone, so that an
             error reaches only the item that causes it.
-        executor: Where `process` runs; one thread, so that batches run one after another. The caller
-            owns it.
+        executor: Where `process` runs; it has a thread for each of `max_running`. The caller owns it.
         max_batch_size: Most items of a batch.
+        max_running: Most batches at a time.
         wait_timeout_s: Longest time an item waits for company while the worker is idle.
         expects_more: Says whether further items are on the way; when not, nothing waits.
     """
@@ -56,11 +56,13 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch_size: int,
         wait_timeout_s: float,
+        max_running: int = 1,
         expects_more: Callable[[], bool] = lambda: True,
     ) -> None:
         self._process = process
         self._executor = executor
         self._max_batch_size = max_batch_size
+        self._max_running = max_running
         self._wait_timeout_s = wait_timeout_s
         self._expects_more = expects_more
         self._queue: deque[_Entry[Item, Result]] = deque()
@@ -112,12 +114,19 @@ class Batcher(Generic[Item, Result]):
             await self._worker
 
     async def _work(self) -> None:
+        running: set[asyncio.Task[None]] = set()
         while True:
+            if len(running) == self._max_running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
             await self._gather()
             if not self._queue:
-                return
+                break
             size = min(len(self._queue), self._max_batch_size)
-            await self._run([self._queue.popleft() for _ in range(size)])
+            batch = [self._queue.popleft() for _ in range(size)]
+            running.add(asyncio.create_task(self._run(batch), name="batch"))
+        await asyncio.gather(*running)
 
     async def _gather(self) -> None:
         """Returns when a batch should leave, or with an empty queue when closed."""

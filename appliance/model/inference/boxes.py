@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -27,20 +28,24 @@ class AnchorCache:
     def __init__(self, generator: AnchorGenerator, device: torch.device) -> None:
         self._base_anchors = [base.to(device, torch.float32) for base in generator.cell_anchors]
         self._cache: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._changing = threading.Lock()
 
     def __call__(
         self, input_hw: Sequence[int], level_sizes_hw: Sequence[Sequence[int]]
     ) -> list[torch.Tensor]:
         """float32 `[h * w * A, 4]` xyxy in input pixels for each pyramid level, row by row."""
         key = (int(input_hw[0]), int(input_hw[1]))
-        if key not in self._cache:
-            if len(self._cache) >= MAX_CACHED_SHAPES:
-                del self._cache[next(iter(self._cache))]
-            self._cache[key] = [
+        anchors = self._cache.get(key)
+        if anchors is None:
+            anchors = [
                 _grid_anchors(base, input_hw, size_hw)
                 for base, size_hw in zip(self._base_anchors, level_sizes_hw, strict=True)
             ]
-        return self._cache[key]
+            with self._changing:  # of threads that compute side by side
+                if len(self._cache) >= MAX_CACHED_SHAPES:
+                    del self._cache[next(iter(self._cache))]
+                self._cache[key] = anchors
+        return anchors
 
 
 def _grid_anchors(
