@@ -19,6 +19,7 @@ import pytest
 from factories import jpeg_bytes
 from fastapi import FastAPI
 from scraping import request_id, samples, scraped, total
+from service_load import wait_for
 from serving import JPEG_TYPE, ask, plain_service, request, serving
 
 from appliance.on_ray.service_log import replica_lines_on_stderr
@@ -310,8 +311,11 @@ def test_the_access_log_goes_to_a_file_that_may_be_rotated_away(tmp_path, url):
     write_access_log_to(str(path))
     ask(f"{url}/healthz", "GET")
     ask(f"{url}/healthz", "GET")
+    # A client has its answer a moment before the line is written.
+    wait_for(lambda: path.exists() and len(path.read_text().splitlines()) == 2)
     path.rename(tmp_path / "access.log.1")
     ask(f"{url}/readyz", "GET")
+    wait_for(lambda: path.exists() and path.read_text().endswith("\n"))
     ask(f"{url}/metrics", "PUT")
     write_access_log_to("-")
     write_access_log_to("")
