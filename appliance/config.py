@@ -45,9 +45,8 @@ def parse_settings(cls: type[T], values: Mapping[str, Any], *, source: str) -> T
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        if not first[
-            "loc"
-        ]:  # of several that do not go together; the input is all of them, keys included
+        # Of several that do not go together: the input is all of them, keys included.
+        if not first["loc"]:
             raise ConfigError(first["msg"].removeprefix("Value error, "), where=source) from None
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(

@@ -38,7 +38,7 @@ class ImageScorer:
     """Scores encoded pictures with one predictor.
 
     Args:
-        predictor: The model. One thread at a time may call `predict` or `score`.
+        predictor: The model. On a CPU several threads may call `predict`; on a GPU one at a time.
         limits: What to refuse before decoding.
         gpu_jpeg: Decodes those JPEGs that it can, on the predictor's device.
         tiling: Scores each picture as a whole and in tiles; None as a whole only.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from appliance.bulk.part_scorer import PartJob, PartOutcome, PartScorer, ScorerSettings
 from appliance.errors import ApplianceError, ServiceError, WorkersLostError
-from appliance.on_ray.waiting import each_within
+from appliance.on_ray.waiting import StandstillError, each_within
 
 if TYPE_CHECKING:
     import ray.data
@@ -104,7 +104,7 @@ def run_parts(
     dataset.context.execution_no_progress_timeout_s = stall_timeout_s
     try:
         yield from each_within(_outcomes(dataset), stall_timeout_s + _WATCH_GRACE_S)
-    except (ExecutionTimeoutError, TimeoutError) as error:
+    except (ExecutionTimeoutError, StandstillError) as error:
         raise ServiceError(
             "The scoring job stands still",
             got=f"no part finished in {stall_timeout_s:.0f} s",

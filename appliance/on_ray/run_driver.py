@@ -70,9 +70,8 @@ def follow(
         asked_s: float | None = None
         began = False
         while not wait([outcome], timeout=_INTERVAL_S).done:
-            came = (
-                stop.came
-            )  # before the lines, so that a step from before the signal is among them
+            # Before the lines, so that a step from before the signal is among them.
+            came = stop.came
             lines = _lines(control)
             for line in lines:
                 on_line(line)

@@ -13,6 +13,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class StandstillError(TimeoutError):
+    """An item did not come in time; not to be confused with what the items themselves time out with."""
+
+
 def each_within(items: Generator[T, None, None], timeout_s: float) -> Generator[T, None, None]:
     """Yields the items, each fetched in another thread, so that one that never comes can be given up.
 
@@ -24,7 +28,7 @@ def each_within(items: Generator[T, None, None], timeout_s: float) -> Generator[
         timeout_s: How long to wait for each.
 
     Raises:
-        TimeoutError: One did not come in time.
+        StandstillError: One did not come in time.
         BaseException: What `items` raises.
     """
     asked: queue.SimpleQueue[Future[list[T]] | None] = queue.SimpleQueue()
@@ -45,7 +49,7 @@ def each_within(items: Generator[T, None, None], timeout_s: float) -> Generator[
             wish: Future[list[T]] = Future()
             asked.put(wish)
             if not wait([wish], timeout_s).done:
-                raise TimeoutError(f"nothing came in {timeout_s:.0f} s")
+                raise StandstillError(f"nothing came in {timeout_s:.0f} s")
             item = wish.result()
             if not item:
                 return

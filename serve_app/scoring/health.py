@@ -70,7 +70,7 @@ class EngineHealth:
 
     Attributes:
         decoding: What the threads that decode are at.
-        predicting: What the model's thread is at.
+        predicting: What the model's threads are at.
     """
 
     def __init__(
