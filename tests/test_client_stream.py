@@ -214,6 +214,16 @@ def test_what_does_not_pass_ends_the_stream(answers, kind, words):
             asyncio.run(use(server.url))
 
 
+def test_a_connection_that_breaks_as_the_body_ends_is_told():
+    with (
+        scripted(Lines(0, cut)) as server,
+        Client(server.url, max_attempts=1, timeout_s=WAIT_S) as client,
+    ):
+        for _ in range(50):
+            with pytest.raises(ServiceUnreachableError):
+                list(client.stream([JPEG]))
+
+
 def test_a_line_without_an_end_is_given_up(monkeypatch):
     monkeypatch.setattr(stream, "_MAX_LINE_BYTES", 1000)
     with (

@@ -64,6 +64,8 @@ def compare(
     """
     if not 0 < iou <= 1:
         raise ConfigError("--iou is out of range", got=iou, expected="above 0, up to 1")
+    if not (is_predictions(a) and is_predictions(b)):
+        refuse_labels(labels)
     from appliance import storage
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.evaluation.evaluate import ground_truth_of
@@ -73,8 +75,6 @@ def compare(
     from appliance.registry.registry import find_model
 
     a, b = (path if is_predictions(path) else find_model(path, registry) for path in (a, b))
-    if not (is_predictions(a) and is_predictions(b)):
-        refuse_labels(labels)
     known = {path: labels_of_model(path) for path in (a, b) if not is_predictions(path)}
     # What only one model knows the other never finds: that is part of the comparison.
     names = list(dict.fromkeys(name for labels in known.values() for name in labels))

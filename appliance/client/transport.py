@@ -89,6 +89,7 @@ class Transport:
                     allow_redirects=False,  # a POST would become a GET, and the key go elsewhere
                 ) as response,
             ):
+                _end_with_connection(response)
                 try:
                     received = await self._received(response, _MAX_ANSWER_BYTES)
                 except (aiohttp.ClientError, ConnectionError) as error:
@@ -119,6 +120,7 @@ class Transport:
                 headers={"Content-Type": content_type, **self._key.headers},
                 allow_redirects=False,
             ) as response:
+                _end_with_connection(response)
                 yield response
 
     async def fetch(self, url: str, timeout_s: float) -> bytes:
@@ -212,6 +214,24 @@ def _not_fetched(url: str, kind: str, **facts: Any) -> ImageError:
     return ImageError(
         "The picture cannot be fetched", where=without_secrets(url), kind=kind, **facts
     )
+
+
+def _end_with_connection(response: aiohttp.ClientResponse) -> None:
+    """Sees to it that whoever reads the answer hears of the end of its connection.
+
+    Where a connection breaks just as the end of a body is written, aiohttp 3.14 closes it and forgets to tell the
+    reader, which would wait for ever.
+    """
+
+    def tell() -> None:
+        if not response.content.is_eof():
+            response.content.set_exception(aiohttp.ServerDisconnectedError())
+
+    connection = response.connection
+    if connection is None or connection.protocol is None:
+        tell()
+    else:
+        connection.add_callback(tell)
 
 
 def _reason(error: Exception) -> str:
