@@ -15,6 +15,7 @@ from appliance.cli import (
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     keys,
     models,
@@ -49,6 +50,7 @@ app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
 app.command("score-image")(score_image.score_image)
+app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
