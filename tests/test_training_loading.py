@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -53,8 +54,12 @@ def test_processes_make_the_batches_of_the_thread(tiny_scenes) -> None:
 
 def spawned(parent: psutil.Process | None = None) -> list[psutil.Process]:
     """Processes that prepare pictures for another one, by default for this one."""
-    children = (parent or psutil.Process()).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in (parent or psutil.Process()).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it is ending just now
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_an_error_in_a_process_arrives_as_it_was(tiny_scenes) -> None:

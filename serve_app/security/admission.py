@@ -10,7 +10,7 @@ from collections.abc import Callable
 from serve_app.errors import RequestError
 
 RETRY_AFTER_S = 1
-_SURE_PART = 0.8
+_SURE_PART = 0.7
 """Of the time a request has: what it takes varies."""
 _MEMORY_S = 5.0
 """How long what an answer took is remembered, roughly."""
