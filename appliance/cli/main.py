@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from appliance.cli import (
+    bench,
     compare,
     data,
     demo,
@@ -51,6 +52,7 @@ app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
 app.command("score-image")(score_image.score_image)
 app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")

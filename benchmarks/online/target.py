@@ -84,7 +84,8 @@ def _model_of(base_url: str, headers: dict[str, str]) -> Model:
         got = f"status {error.code}"
         raise ServiceError("The service refuses", where=base_url, got=got, hint=hint) from None
     except OSError as error:
-        raise ServiceError("The service does not answer", where=base_url, got=str(error)) from None
+        got = str(getattr(error, "reason", error))
+        raise ServiceError("The service does not answer", where=base_url, got=got) from None
     except (ValueError, KeyError, TypeError, StopIteration):
         raise ConfigError(
             "No detection appliance answers there", where=base_url, expected="/v1/models of one"

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from locust import FastHttpUser
 from locust.env import Environment
 
 from benchmarks.online.checks import References
-from benchmarks.online.pictures import PictureMix
+from benchmarks.online.pictures import Picture, PictureMix
 from benchmarks.online.protocols import Protocol, WrongAnswerError
 from benchmarks.online.target import Target
 
@@ -67,32 +68,35 @@ class ServiceUser(FastHttpUser):
     def ask(
         self,
         protocol: Protocol,
-        now_s: Callable[[], float] = time.perf_counter,
+        *,
+        pictures: Sequence[Picture] = (),
         intended_s: float | None = None,
+        more_headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """One request, and a look at its answer.
 
         Args:
             protocol: How to ask.
-            now_s: The clock.
-            intended_s: When it was to be sent by that clock; told to listeners of Locust's event beside
-                when it was sent and when its answer was there.
+            pictures: What to send; drawn from the mix unless given.
+            intended_s: When it was to be sent, by `time.perf_counter`; told to listeners of Locust's event
+                beside when it was sent and when its answer was there.
+            more_headers: Of the request.
         """
         work = self.work
         assert work is not None, "no user begins before the work is known"
-        pictures = work.mix.draw(protocol.pictures)
+        pictures = pictures or work.mix.draw(protocol.pictures)
         body, headers = self._request(protocol, pictures)
-        context: dict[str, Any] = {"intended_s": intended_s, "sent_s": now_s()}
+        context: dict[str, Any] = {"intended_s": intended_s, "sent_s": time.perf_counter()}
         with self.client.post(
             protocol.path.format(model=work.target.model.name),
             name=protocol.path,
             data=body,
-            headers={**headers, **self._key},
+            headers={**headers, **self._key, **more_headers},
             context=context,
             catch_response=True,
         ) as response:
             context = response.request_meta["context"]
-            context["answered_s"] = now_s()
+            context["answered_s"] = time.perf_counter()
             context["status"] = response.status_code
             if response.status_code == 200:
                 try:
@@ -105,7 +109,9 @@ class ServiceUser(FastHttpUser):
             elif response.status_code:
                 response.failure(f"status {response.status_code}")
 
-    def _request(self, protocol: Protocol, pictures: Any) -> tuple[bytes, dict[str, str]]:
+    def _request(
+        self, protocol: Protocol, pictures: Sequence[Picture]
+    ) -> tuple[bytes, dict[str, str]]:
         if protocol.pictures > 1:
             return protocol.request(pictures)
         of = (protocol.name, *(picture.name for picture in pictures))

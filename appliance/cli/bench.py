@@ -1,0 +1,48 @@
+"""`appliance bench`: the benchmarks, each as a program of its own, since some replace parts of Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import typer
+
+app = typer.Typer(
+    help="Measure a service, batch scoring, training or the model. Options are those of `python -m benchmarks....`",
+    no_args_is_help=True,
+)
+# All options, --help too, are for the benchmark.
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASSED_ON)
+def online(context: typer.Context) -> None:
+    """Load a service: the highest rate within a latency, saturation, overload (URL ...)."""
+    _run("benchmarks.online", context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def batch(context: typer.Context) -> None:
+    """Score a folder in bulk, beside a loop without Ray and Ray Data as one writes it first."""
+    _run("benchmarks.batch_throughput", context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def train(context: typer.Context) -> None:
+    """Train, beside a plain loop around torchvision's model."""
+    _run("benchmarks.training_speed", context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def model(context: typer.Context) -> None:
+    """Time the detector, beside torchvision's."""
+    _run("benchmarks.model_speed", context)
+
+
+def _run(module: str, context: typer.Context) -> None:
+    try:
+        done = subprocess.run([sys.executable, "-m", module, *context.args], check=False)
+    except KeyboardInterrupt:
+        # It had the same Ctrl-C.
+        raise typer.Exit(130) from None
+    raise typer.Exit(done.returncode)

@@ -1,0 +1,39 @@
+"""Steps of a load as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.online.latencies import NEEDED
+
+_HEAD = (
+    f"{'':14} {'rate':>7} {'requests':>8} {'right/s':>8} {'in time/s':>9} {'missed':>7} "
+    f"{'p50':>7} {'p90':>7} {'p95':>7} {'p99':>7} {'p99.9':>7} {'max ms':>8}  generator"
+)
+RULE = (
+    "p90 is told from 100 samples on, p95 from 200, p99 from 10,000, p99.9 from 100,000. Latencies are those of "
+    "right answers, from when a request was due; missed are all others, and those later than the objective."
+)
+
+
+def step_line(name: str, step: dict[str, Any]) -> str:
+    """One step."""
+    times = step["latency_ms"]
+    percentiles = " ".join(f"{_ms(times[percentile]):>7}" for percentile in NEEDED)
+    generator = step["generator"]
+    void = f"  VOID: {'; '.join(step['void'])}" if step["void"] else ""
+    return (
+        f"{name:14} {step['rate_per_s']:7.2f} {step['requests']:8} {step['answered_per_s']:8.2f} "
+        f"{step['goodput_per_s']:9.2f} {step['missed_share']:7.2%} {percentiles} {_ms(times['max']):>8}  "
+        f"{generator['cpu_share_mean']:.2f} cores, p99 {generator['lag_ms']['p99']:.1f} ms late{void}"
+    )
+
+
+def steps_table(steps: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """All of them, under one head, and what the figures mean."""
+    return "\n".join([_HEAD, *(step_line(name, step) for name, step in steps), RULE])
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -1,0 +1,229 @@
+"""The open load: what it counts, what it makes of a service that stalls, and when its figures are void."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories import jpeg_bytes
+from PIL import Image
+from serving import serving
+
+from benchmarks.online.latencies import Latencies
+from benchmarks.online.schedule import poisson_arrivals
+from benchmarks.online.steps import Sample, Step, wilson_interval
+from benchmarks.online.tables import steps_table
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = {"name": "m", "default": True, "score_threshold": 0.5, "max_detections": 10}
+
+
+@pytest.fixture(scope="module")
+def pictures_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(2):
+        (folder / f"{seed}.jpg").write_bytes(jpeg_bytes((64, 48), seed=seed))
+    return folder
+
+
+class ScriptedService:
+    """Answers rightly and at once, but for what a test wants of it; opens for two keys.
+
+    Attributes:
+        seen: Headers of the pictures that came.
+        delay_s: How long a picture takes, by the number of those that wait.
+    """
+
+    def __init__(self, delay_s) -> None:
+        self.delay_s = delay_s
+        self.seen = []
+        self.waiting = 0
+
+    async def __call__(self, scope, receive, send):
+        headers = dict(scope["headers"])
+        key = headers.get(b"authorization", b"").decode()
+        if key not in ("Bearer first", "Bearer second"):
+            await self.answer(send, 401, {})
+        elif scope["path"] == "/v1/models":
+            await self.answer(send, 200, {"models": [MODEL]})
+        else:
+            body, message = b"", {"more_body": True}
+            while message.get("more_body"):
+                message = await receive()
+                body += message.get("body", b"")
+            self.seen.append(headers)
+            self.waiting += 1
+            delay_s = self.delay_s(self)
+            if delay_s is None:
+                self.waiting -= 1
+                await self.answer(send, 503, {"error": {"code": "busy"}})
+                return
+            await asyncio.sleep(delay_s)
+            self.waiting -= 1
+            width, height = Image.open(io.BytesIO(body)).size
+            row = {"width_px": width, "height_px": height, "error": None, "detections": []}
+            await self.answer(send, 200, row)
+
+    async def answer(self, send, status, document):
+        body = json.dumps(document).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def run_online(url, pictures_dir, out, *options, keys="first,second"):
+    command = [sys.executable, "-m", "appliance.cli.main", "bench", "online", url]
+    command += ["--pictures", pictures_dir, "--sizes", "64", "--folder", out, "--json", *options]
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "APPLIANCE_KEY": keys},
+    )
+    return done, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+def test_who_has_to_wait_for_a_stalled_service_has_waited(pictures_dir, tmp_path):
+    loop_s = []
+
+    def delay_s(service):
+        """From half a second on it stands still for a second."""
+        now_s = asyncio.get_running_loop().time()
+        if len(service.seen) == 3:  # the first after the warm-up
+            loop_s.append(now_s)
+        if not loop_s or not 0.5 <= now_s - loop_s[0] < 1.5:
+            return 0
+        return loop_s[0] + 1.5 - now_s
+
+    service = ScriptedService(delay_s)
+    with serving(service) as url:
+        options = ("--rate", 60, "--seconds", 2, "--objective-ms", 400, "--deadline-ms", 5000)
+        done, told = run_online(url, pictures_dir, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    (step,) = told["steps"]
+    assert step["requests"] == len(service.seen) - 2 == pytest.approx(120, abs=40)
+    assert step["per_status"] == {"200": step["requests"]}
+    # Half of them came while it stood still; a closed loop would have seen a few that waited a second.
+    assert step["missed_share"] == pytest.approx(0.3, abs=0.12)
+    assert step["latency_ms"]["p50"] < step["latency_ms"]["p90"]
+    assert 500 < step["latency_ms"]["p90"] < 1100 <= 100 + step["latency_ms"]["max"]
+    assert step["latency_ms"]["p99"] is None
+    whole = Latencies()
+    for window in step["windows"]:
+        whole.add(Latencies.decoded(window["latencies"]))
+    assert len(whole) == step["right"] == sum(window["right"] for window in step["windows"])
+    assert whole.published() == step["latency_ms"]
+    keys = [headers[b"authorization"] for headers in service.seen]
+    assert {b"Bearer first", b"Bearer second"} == set(keys)
+    assert [b"x-request-timeout-ms" in headers for headers in service.seen].count(False) == 2
+    assert "fixed rate" in done.stdout
+    assert json.loads((tmp_path / "online.json").read_text())["steps"] == told["steps"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "delay_s", "told"),
+    [
+        ("third", 0, "The service refuses"),
+        ("first,third", 0, "The service refuses"),
+        ("first", None, "The service fails before any load: .* status 503"),
+    ],
+)
+def test_a_mistake_is_one_sentence(keys, delay_s, told, pictures_dir, tmp_path):
+    with serving(ScriptedService(lambda _: delay_s)) as url:
+        done, _ = run_online(url, pictures_dir, tmp_path, "--rate", 5, keys=keys)
+    assert done.returncode == 2
+    (sentence,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert told.partition(":")[0] in sentence
+    assert told.rpartition(" ")[2] in sentence
+    assert "Traceback" not in done.stderr
+
+
+def test_arrivals_are_a_poisson_process():
+    arrivals = poisson_arrivals(50, 200, seed=1)
+    assert len(arrivals) == pytest.approx(10_000, rel=0.05)
+    assert (np.diff(arrivals) >= 0).all()
+    assert 0 <= arrivals[0] < arrivals[-1] < 200
+    gaps_s = np.diff(arrivals)
+    # Exponential gaps: their spread is their mean, and as many as e^-2 are longer than twice that.
+    assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.05)
+    assert (gaps_s > 2 * gaps_s.mean()).mean() == pytest.approx(np.exp(-2), rel=0.1)
+    assert (poisson_arrivals(50, 200, seed=1) == arrivals).all()
+    assert len(poisson_arrivals(50, 200, seed=2)) != len(arrivals)
+
+
+def test_a_percentile_is_told_from_enough_samples_on():
+    for count, told in (
+        (99, ["p50", "max"]),
+        (100, ["p50", "p90", "max"]),
+        (9_999, ["p50", "p90", "p95", "max"]),
+        (10_000, ["p50", "p90", "p95", "p99", "max"]),
+        (100_000, ["p50", "p90", "p95", "p99", "p99.9", "max"]),
+    ):
+        values_ms = np.linspace(1, 1000, count)
+        published = Latencies(values_ms).published()
+        assert [name for name, value in published.items() if value is not None] == told
+        for name in told[:-1]:
+            expected = np.percentile(values_ms, float(name[1:]))
+            assert published[name] == pytest.approx(expected, rel=0.003, abs=1 + 1000 / count)
+    assert set(Latencies().published().values()) == {None}
+    # What cannot be told apart from nothing, or takes longer than an hour, is counted nevertheless.
+    assert len(Latencies([0.0, -1.0, 1e9])) == 3
+
+
+def step_of(latencies_ms, lag_ms=0.0, **changes):
+    samples = [
+        Sample(index / 10, index / 10 + lag_ms / 1000, index / 10 + latency / 1000, 200, None)
+        for index, latency in enumerate(latencies_ms)
+    ]
+    values = {"rate_per_s": 10, "seconds": 1.0, "objective_ms": 100, "samples": samples, **changes}
+    return Step(**values)
+
+
+def test_goodput_is_what_is_right_and_in_time():
+    good = step_of([50] * 8 + [100, 1100]).samples
+    refused = [
+        Sample(0.2, 0.2, 0.21, 503, "status 503"),
+        Sample(0.3, 0.3, 0.4, 200, "wrong answer"),
+    ]
+    told = step_of([], samples=[*good, *refused]).to_json()
+    # The last right answer came after two seconds.
+    assert told["answered_per_s"] == pytest.approx(10 / 2)
+    assert told["goodput_per_s"] == pytest.approx(9 / 2)
+    assert told["missed_share"] == pytest.approx(3 / 12)
+    assert told["per_status"] == {"200": 11, "503": 1}
+    assert told["failures"] == {"status 503": 1, "wrong answer": 1}
+    assert told["latency_ms"]["max"] == pytest.approx(1100, rel=1e-3)
+    assert told["refused_ms"]["max"] == pytest.approx(10, rel=1e-3)
+    low, high = told["missed_share_95"]
+    assert low < 0.25 < high
+    assert sum(window["in_time"] for window in told["windows"]) == 9
+    nothing = step_of([], cpu_shares=[0.1]).to_json()
+    assert (nothing["missed_share"], nothing["goodput_per_s"]) == (1.0, 0.0)
+
+
+def test_figures_of_a_generator_that_could_not_keep_up_are_void():
+    assert step_of([20] * 10).void == []
+    assert step_of([400] * 10, lag_ms=15).void == []
+    (late,) = step_of([20] * 10, lag_ms=15).void
+    assert "15 ms late" in late
+    (busy,) = step_of([20] * 10, cpu_shares=[0.2, 0.9, 0.9]).void
+    assert "0.90 of its one core" in busy
+    assert step_of([20], ended_early="too many waited").void == ["too many waited"]
+    table = steps_table([("here", step_of([20], ended_early="too many waited").to_json())])
+    assert "VOID: too many waited" in table
+    assert "p99 from 10,000" in table
+
+
+def test_a_share_lies_where_wilson_says():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    low, high = wilson_interval(10, 100)
+    assert (low, high) == (pytest.approx(0.0552, abs=1e-4), pytest.approx(0.1744, abs=1e-4))
+    assert wilson_interval(0, 100)[0] == 0
