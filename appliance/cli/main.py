@@ -16,6 +16,7 @@ from appliance.cli import (
     compare,
     data,
     demo,
+    docker,
     doctor,
     evaluate,
     keys,
@@ -51,6 +52,7 @@ app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
 app.command("score-image")(score_image.score_image)
+app.command("docker")(docker.docker)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")

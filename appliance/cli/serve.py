@@ -81,7 +81,7 @@ def serve(
         "max_replicas": max_replicas,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    given |= _further_settings(further or [], given)
+    given |= further_settings(further or [], given)
     if not detach:
         serve_in_foreground(given, host=host, port=port, grpc_port=grpc_port, address=address)
         return
@@ -90,7 +90,16 @@ def serve(
     print(f"{service.url} answers until: appliance serve --stop{where}")
 
 
-def _further_settings(texts: list[str], given: Mapping[str, object]) -> dict[str, str]:
+def further_settings(texts: list[str], given: Mapping[str, object]) -> dict[str, str]:
+    """The settings of `--set`.
+
+    Args:
+        texts: As given: NAME=VALUE.
+        given: Those that have flags of their own, by the names of settings.
+
+    Raises:
+        ConfigError: A text is no such thing, or a setting is given twice.
+    """
     settings: dict[str, str] = {}
     for text in texts:
         name, mark, value = text.partition("=")

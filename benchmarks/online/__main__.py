@@ -3,7 +3,9 @@
     python -m benchmarks.online http://127.0.0.1:8000 --json
     python -m benchmarks.online URL --rate 20 --seconds 600 --pictures DIR
 
-Requests come as a Poisson process, whatever becomes of those before, and a latency counts from the time when its
+Without --rate it searches for the highest rate at which at most one request in a hundred has no right answer
+within the objective, then goes through rates around it (the saturation curve) and twice that rate (overload,
+with the objective told to the service as deadline). Requests come as a Poisson process, whatever becomes of those before, and a latency counts from the time when its
 request was due: a service that stalls is not forgiven. Each answer is checked; what is wrong counts as missed.
 Prints a table, then with --json one JSON document last; the same goes to `benchmarks/results/FOLDER/NAME.json`,
 with all latencies as HDR histograms. A key is taken from APPLIANCE_KEY, or several by commas.
@@ -20,16 +22,20 @@ from typing import Any
 import locust  # noqa: F401 - first of all: it replaces the sockets of Python before others take them
 
 from appliance.client.access import without_secrets
-from appliance.errors import ConfigError, ServiceError
+from appliance.errors import ServiceError
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, run_command
+from benchmarks.online.campaign import Campaign
 from benchmarks.online.open_loop import OpenLoop
 from benchmarks.online.pictures import DEFAULT_SIZES, PictureMix, sample_folder
 from benchmarks.online.protocols import PROTOCOLS
-from benchmarks.online.tables import steps_table
+from benchmarks.online.search import CURVE
+from benchmarks.online.steps import MAX_LAG_MS
+from benchmarks.online.tables import HEAD, RULE
 from benchmarks.online.target import Target
 
 _QUICK_SECONDS = 3.0
+_QUICK_RESOLUTION = 0.3
 
 
 def main() -> None:
@@ -50,7 +56,16 @@ def main() -> None:
     parser.add_argument(
         "--objective-ms", type=_positive, default=1000.0, help="a right answer within it is good"
     )
+    parser.add_argument(
+        "--resolution", type=_positive, default=0.05, help="of the search: 0.05 is 5 %% of the rate"
+    )
     parser.add_argument("--deadline-ms", type=_positive, help="told to the service with requests")
+    parser.add_argument(
+        "--max-lag-ms",
+        type=_positive,
+        default=MAX_LAG_MS,
+        help="void if 1 %% of the requests were sent later than this and a twentieth of the median",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of schedules and pictures")
     add_result_arguments(parser, name="online")
     run_command(parser, _run)
@@ -59,8 +74,7 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
         options.seconds = min(options.seconds, _QUICK_SECONDS)
-    if options.rate is None:
-        raise ConfigError("No rate", expected="--rate")
+        options.resolution = max(options.resolution, _QUICK_RESOLUTION)
     target = Target.of(options.url, None)
     mix = PictureMix.of_folder(options.pictures or sample_folder(), options.sizes, options.seed)
     loop = OpenLoop(target, mix, PROTOCOLS[options.protocol])
@@ -68,24 +82,30 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if loop.failures:
         ((failure, _),) = Counter(loop.failures).most_common(1)
         raise ServiceError("The service fails before any load", where=options.url, got=failure)
-    step = loop.run(
-        options.rate,
-        options.seconds,
-        objective_ms=options.objective_ms,
-        seed=options.seed,
-        deadline_ms=options.deadline_ms,
-    ).to_json()
-    steps = [("fixed rate", step)]
-    print(steps_table(steps))
+    campaign = Campaign(loop, options)
+    print(HEAD, flush=True)
+    if options.rate is None:
+        figures = campaign.find_limits(1 / alone_s, CURVE[1::2] if options.quick else CURVE)
+    else:
+        campaign.void = campaign.step("fixed rate", options.rate).void
+        figures = {}
+    print(RULE)
+    for name, value in figures.items():
+        print(f"{name:28} {'none' if value is None else f'{value:.3f}':>10}")
+    for reason in campaign.void:
+        print(f"VOID: {reason}; run the generator on another machine, or ask for less")
     result = {
         "service": without_secrets(options.url),
         "model": target.model.name,
         "protocol": options.protocol,
+        "objective_ms": options.objective_ms,
         "picture_bytes": mix.mean_bytes,
         "sizes": options.sizes,
         "generator": {name: version(name) for name in ("locust", "gevent", "hdrhistogram")},
         "alone_ms": alone_s * 1000,
-        "steps": [{"name": name, **step} for name, step in steps],
+        "void": campaign.void,
+        "figures": figures,
+        "steps": campaign.told,
     }
     write_result(options.name, "benchmarks.online", result, options.folder)
     return result

@@ -19,7 +19,7 @@ from locust.event import Events
 from benchmarks.online.pictures import PictureMix
 from benchmarks.online.protocols import Protocol
 from benchmarks.online.schedule import poisson_arrivals
-from benchmarks.online.steps import Sample, Step
+from benchmarks.online.steps import MAX_LAG_MS, Sample, Step
 from benchmarks.online.target import Target
 from benchmarks.online.users import ServiceUser, Work
 
@@ -87,6 +87,7 @@ class OpenLoop:
         objective_ms: float,
         seed: int,
         deadline_ms: float | None = None,
+        max_lag_ms: float = MAX_LAG_MS,
     ) -> Step:
         """One step; ends when the last answer is there.
 
@@ -96,6 +97,7 @@ class OpenLoop:
             objective_ms: A right answer within it is good.
             seed: Of the schedule.
             deadline_ms: Told to the service with every request, so that it need not begin what is late.
+            max_lag_ms: See `Step`.
         """
         more = {} if deadline_ms is None else {"X-Request-Timeout-Ms": f"{deadline_ms:g}"}
         arrivals = poisson_arrivals(rate_per_s, seconds, seed).tolist()
@@ -125,7 +127,7 @@ class OpenLoop:
             )
             for sample in self._samples
         ]
-        return Step(rate_per_s, seconds, objective_ms, samples, shares, ended_early)
+        return Step(rate_per_s, seconds, objective_ms, samples, shares, ended_early, max_lag_ms)
 
     def _send(self, intended_s: float, headers: dict[str, str]) -> None:
         user = self._user()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.online.latencies import NEEDED
 
-_HEAD = (
+HEAD = (
     f"{'':14} {'rate':>7} {'requests':>8} {'right/s':>8} {'in time/s':>9} {'missed':>7} "
     f"{'p50':>7} {'p90':>7} {'p95':>7} {'p99':>7} {'p99.9':>7} {'max ms':>8}  generator"
 )
@@ -28,11 +27,6 @@ def step_line(name: str, step: dict[str, Any]) -> str:
         f"{step['goodput_per_s']:9.2f} {step['missed_share']:7.2%} {percentiles} {_ms(times['max']):>8}  "
         f"{generator['cpu_share_mean']:.2f} cores, p99 {generator['lag_ms']['p99']:.1f} ms late{void}"
     )
-
-
-def steps_table(steps: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """All of them, under one head, and what the figures mean."""
-    return "\n".join([_HEAD, *(step_line(name, step) for name, step in steps), RULE])
 
 
 def _ms(value: float | None) -> str:
