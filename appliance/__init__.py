@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     )
     from appliance.images.drawing import visualize
     from appliance.labels import Label, LabelMap
+    from appliance.operations.setup.cli_setup import CliSetup
     from appliance.records import Record
     from appliance.scoring import ImageScorer
+    from appliance.storage.context import Context
 
 _HOMES = {
     "ApplianceError": "appliance.errors",
+    "CliSetup": "appliance.operations.setup.cli_setup",
+    "Context": "appliance.storage.context",
     "DetectionEvaluation": "appliance.evaluation.metrics.error_counts",
     "Detections": "appliance.detections",
     "ErrorCounts": "appliance.evaluation.metrics.error_counts",
@@ -43,6 +47,8 @@ _HOMES = {
 
 __all__ = [
     "ApplianceError",
+    "CliSetup",
+    "Context",
     "DetectionEvaluation",
     "Detections",
     "ErrorCounts",

@@ -19,8 +19,10 @@ from appliance.cli import (
     docker,
     doctor,
     evaluate,
+    init,
     keys,
     models,
+    notebook,
     runs,
     score,
     score_image,
@@ -52,6 +54,8 @@ app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
 app.command("score-image")(score_image.score_image)
+app.command("init")(init.init)
+app.command("notebook")(notebook.notebook)
 app.command("docker")(docker.docker)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")

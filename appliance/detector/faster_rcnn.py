@@ -36,6 +36,7 @@ from appliance.model.predictor import Predictor
 from appliance.model.pretrained import default_architecture, pretrained_detector
 from appliance.model.spec import ModelSpec
 from appliance.model.weights import check_init
+from appliance.storage.context import Context
 
 if TYPE_CHECKING:
     from appliance.annotations.dataset import ObjectDetectionDataset
@@ -55,7 +56,7 @@ class FasterRCNN:
         init: Starting weights: "coco", "imagenet", "none" or a file. None takes the best there are for
             the architecture, and falls back to random ones, with a warning, where they cannot be
             downloaded.
-        run_dir: Folder for checkpoints, metrics and TensorBoard files; None makes one below `runs/`.
+        run_dir: Folder for checkpoints, metrics and TensorBoard files; None makes one in `runs/` of the `Context`.
         device: "cpu", "cuda" or "auto".
 
     Raises:
@@ -88,7 +89,7 @@ class FasterRCNN:
         if init is not None:
             check_init(init)
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        self._run_dir = Path(run_dir) if run_dir else Path("runs") / f"faster_rcnn-{unique}"
+        self._run_dir = Path(run_dir or Path(Context.current().runs_path, f"faster_rcnn-{unique}"))
         self._trained: tuple[Network, ModelSpec, ModelInfo] | None = None
         self._predictor: Predictor | None = None
 

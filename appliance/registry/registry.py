@@ -13,7 +13,6 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NoReturn
 
 from appliance import storage
@@ -23,6 +22,7 @@ from appliance.model.file_header import read_header
 from appliance.registry.entry import PRODUCTION, ModelEntry, Version
 from appliance.registry.references import Reference, checked_name, is_reference, near, one_of
 from appliance.registry.store import BEAT_S, PATIENCE_S, WAIT_S, ModelStore, names
+from appliance.storage.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -240,9 +240,8 @@ class Registry:
 
 
 def default_root() -> str:
-    """The registry of this user: `APPLIANCE_REGISTRY`, or a folder at home."""
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return os.environ.get(REGISTRY_VARIABLE) or str(Path(data) / "detection-appliance" / "models")
+    """The registry of this user: `APPLIANCE_REGISTRY`, or a folder of the `Context`, by default at home."""
+    return os.environ.get(REGISTRY_VARIABLE) or Context.current().models_path
 
 
 def find_model(model: str, root_uri: str | None = None) -> str:
