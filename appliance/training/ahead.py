@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from types import FrameType
 from typing import Protocol, Self, TypeVar
 
 import torch
@@ -94,15 +95,23 @@ def in_processes(
         # Or it would draw from the generator of the run.
         generator=torch.Generator(),
     )
-    with _deaf_to_interrupts(), _own_child_handler():
-        batches = iter(loader) if steps else iter(())
+    batches: Iterator[list[T] | ApplianceError] | None = None
+    others = multiprocessing.active_children()
     try:
+        with _deaf_to_interrupts(), _own_child_handler():
+            batches = iter(loader if steps else ())
         for _ in steps:
             with _dead_processes_told():
                 made: list[T] | ApplianceError = next(batches)
             if isinstance(made, ApplianceError):
                 raise made
             yield made
+    except KeyboardInterrupt:
+        # Whoever is told of it keeps the frames of torch, and with them the processes until Python ends: one that
+        # is still beginning then finds nobody to ask, and would show a traceback.
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.terminate()
+        raise
     finally:
         # The processes end when nobody has them any more; an error that is kept would keep this frame.
         del batches
@@ -146,14 +155,28 @@ def _dead_processes_told() -> Iterator[None]:
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes begun here never see Ctrl-C: this one does, and ends them, without a traceback of each."""
+    """Processes begun here never see Ctrl-C: this one does, and ends them, without a traceback of each.
+
+    It does so when all of them have been begun: one whose parent leaves before it has told it what to do would
+    show a traceback, too.
+    """
     # Python begins it with the first process, and lets Ctrl-C through again after that.
     resource_tracker.ensure_running()
+    came: list[tuple[int, FrameType | None]] = []
+    handler = signal.getsignal(signal.SIGINT)
+    handles = threading.current_thread() is threading.main_thread()
+    # The mask is for the processes. Here another thread may get the signal, and this one handles it all the same.
+    if handles and callable(handler):
+        signal.signal(signal.SIGINT, lambda *told: came.append(told))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handles and callable(handler):
+            signal.signal(signal.SIGINT, handler)
+            for told in came[:1]:
+                handler(*told)
 
 
 @contextmanager
