@@ -85,6 +85,7 @@ def test_a_context_has_all_that_an_image_needs_and_nothing_of_this_machine(conte
     stage = dockerfile.rpartition("FROM ")[2]
     assert "\nUSER 10001:10001\n" in stage
     assert "\nHEALTHCHECK " in stage
+    assert "/etc/profile.d/appliance.sh" in stage
     assert stage.rstrip().endswith('ENTRYPOINT ["/app/entrypoint.sh"]')
     assert "--require-hashes" in dockerfile
     assert ("--set num_gpus=1" in (context / "entrypoint.sh").read_text()) == (device == "cuda")

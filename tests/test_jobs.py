@@ -143,8 +143,22 @@ def test_a_job_with_a_mistake_fails_with_one_sentence(jobs, tiny_model_path, tmp
 
 
 @pytest.mark.timeout(300)
-def test_the_head_answers_nobody_without_its_token(head):
-    address, _ = head
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{address}/api/jobs/", timeout=30)
-    assert refused.value.code == 401
+@pytest.mark.parametrize(
+    "path", ["/api/jobs/", "/api/version", "/nodes?view=summary", "/api/cluster_status"]
+)
+def test_dashboard_and_jobs_api_answer_nobody_without_the_token(head, path):
+    address, token = head
+    for headers in ({}, {"Authorization": "Bearer another"}):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(address + path, headers=headers))
+        assert refused.value.code in ((401,) if not headers else (401, 403))
+    known = urllib.request.Request(address + path, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(known) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.timeout(300)
+def test_the_check_of_a_cluster_sees_that_its_dashboard_asks_for_a_token(head):
+    from appliance.on_ray.cluster_check import protection_of
+
+    assert protection_of(head[0].removeprefix("http://")) == "token"

@@ -13,6 +13,7 @@ import typer
 
 from appliance.cli import (
     bench,
+    cluster,
     compare,
     data,
     demo,
@@ -62,6 +63,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
