@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from browser import browser, tab  # noqa: F401 - fixtures
 from object_stores import (  # noqa: F401 - fixtures
     az_host,
@@ -27,11 +29,30 @@ from appliance.cli import main as cli
 # starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Threads of OpenMP that wait for each other on a busy machine take ten times as long as one, and what is computed
+# here is small. Processes that a test starts inherit the variable.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
+
+CLUSTERS_OF_THEIR_OWN = {
+    "test_batch_survives",
+    "test_batch_two_nodes",
+    "test_demo",
+    "test_jobs",
+    "test_training_survives_on_ray",
+    "test_two_nodes",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="also run the long proofs")
+    parser.addoption(
+        "--part",
+        choices=("clusters", "rest"),
+        help="only the files that need a Ray cluster, or only the others: the two may run side by side",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,6 +60,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skipped = () if config.getoption("--run-slow") else items
     for item in skipped:
         item.add_marker(skip) if "slow" in item.keywords else None
+    if part := config.getoption("--part"):  # pragma: no cover - for two runs
+        of_clusters = {item.path for item in items if "ray_cluster" in item.fixturenames}
+        of_clusters |= {item.path for item in items if item.path.stem in CLUSTERS_OF_THEIR_OWN}
+        both = {"clusters": [], "rest": []}
+        for item in items:
+            both["clusters" if item.path in of_clusters else "rest"].append(item)
+        items[:] = both.pop(part)
+        config.hook.pytest_deselected(items=[item for left in both.values() for item in left])
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +86,15 @@ def ray_cluster() -> Iterator[None]:
 
     with local_cluster(num_cpus=4, environment=service_environment()):
         yield
+
+
+@pytest.fixture(scope="session")
+def service_url(tiny_model_path: Path) -> Iterator[str]:  # noqa: F811 - a fixture
+    """The address of the service with the tiny model, without Ray, for all who leave it as it is."""
+    from serving import plain_service
+
+    with plain_service(tiny_model_path) as url:
+        yield url
 
 
 @pytest.fixture

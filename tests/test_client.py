@@ -32,13 +32,6 @@ PICTURES = [jpeg_bytes((160, 120), seed=seed) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
-def service_url(tiny_model_path):
-    """The address of the service, answering on a free port of the loopback."""
-    with plain_service(tiny_model_path) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def client(service_url):
     with Client(service_url + "/") as client:
         yield client

@@ -19,10 +19,9 @@ from appliance.scoring import ImageScorer
 MODELS = (200, {"models": [{"name": "tiny", "loaded": True, "default": True}]})
 
 
-@pytest.fixture(scope="module")
-def url(tiny_model_path):
-    with plain_service(tiny_model_path) as address:
-        yield address
+@pytest.fixture
+def url(service_url):
+    return service_url
 
 
 @pytest.fixture

@@ -41,10 +41,9 @@ FIRST, SECOND = jpeg_bytes((128, 96), seed=1), jpeg_bytes((96, 128), seed=2)
 WAIT_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def url(tiny_model_path):
-    with plain_service(tiny_model_path) as address:
-        yield address
+@pytest.fixture
+def url(service_url):
+    return service_url
 
 
 @pytest.fixture(scope="module")

@@ -58,10 +58,9 @@ PATHS = {
 }
 
 
-@pytest.fixture(scope="module")
-def plain_url(tiny_model_path):
-    with plain_service(tiny_model_path) as url:
-        yield url
+@pytest.fixture
+def plain_url(service_url):
+    return service_url
 
 
 @pytest.fixture(scope="module")

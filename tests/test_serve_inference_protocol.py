@@ -23,9 +23,8 @@ KEY = {"Authorization": "Bearer key-1"}
 
 
 @pytest.fixture(scope="module")
-def url(tiny_model_path):
-    with plain_service(tiny_model_path) as address:
-        yield address
+def url(service_url):
+    return service_url
 
 
 @pytest.fixture(scope="module")

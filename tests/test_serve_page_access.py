@@ -6,15 +6,13 @@ import re
 
 import pytest
 from page_steps import ANSWERED, FAILED, move_threshold, opened
-from serving import plain_service
 
 from appliance.images.drawing import colour_of
 
 
-@pytest.fixture(scope="module")
-def url(tiny_model_path):  # pragma: no cover - where there is no Chromium
-    with plain_service(tiny_model_path) as served:
-        yield served
+@pytest.fixture
+def url(service_url):  # pragma: no cover - where there is no Chromium
+    return service_url
 
 
 def test_a_screen_reader_is_told_everything(tab, url):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ask, plain_service, request
+from serving import ask, request
 
 from appliance.annotations.samples.scenes import draw_scene
 from serve_app.http import page, reference
@@ -19,10 +19,9 @@ FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != "index.htm
 LARGEST_PAGE_BYTES = 160_000
 
 
-@pytest.fixture(scope="module")
-def url(tiny_model_path):
-    with plain_service(tiny_model_path) as served:
-        yield served
+@pytest.fixture
+def url(service_url):
+    return service_url
 
 
 def test_the_page_comes_with_a_policy_that_lets_nothing_else_in(url):

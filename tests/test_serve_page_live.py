@@ -11,10 +11,9 @@ from serving import plain_service
 KEY = "a-key-of-the-tests"
 
 
-@pytest.fixture(scope="module")
-def url(tiny_model_path):  # pragma: no cover - where there is no Chromium
-    with plain_service(tiny_model_path) as served:
-        yield served
+@pytest.fixture
+def url(service_url):  # pragma: no cover - where there is no Chromium
+    return service_url
 
 
 @pytest.fixture(scope="module")

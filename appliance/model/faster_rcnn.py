@@ -28,6 +28,8 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 STRIDES_PX = (8, 16, 32)
 
+_LAST_AT_STRIDE: dict[str, dict[int, tuple[str, int]]] = {}
+
 
 def build_network(spec: ModelSpec) -> FasterRCNN:
     """The network of `spec` with random weights, in training mode.
@@ -86,6 +88,13 @@ def extract_body(backbone_name: str) -> tuple[nn.Module, dict[int, tuple[str, in
     """
     classifier = torchvision.models.get_model(backbone_name, weights=None)
     body = getattr(classifier, "features", classifier)
+    # Nothing but the name decides, and to run it takes longer than to build it.
+    if backbone_name not in _LAST_AT_STRIDE:
+        _LAST_AT_STRIDE[backbone_name] = _last_at_stride(body)
+    return body, dict(_LAST_AT_STRIDE[backbone_name])
+
+
+def _last_at_stride(body: nn.Module) -> dict[int, tuple[str, int]]:
     last_at_stride: dict[int, tuple[str, int]] = {}
     side_px = 64
     values = torch.zeros(1, 3, side_px, side_px)
@@ -97,7 +106,7 @@ def extract_body(backbone_name: str) -> tuple[nn.Module, dict[int, tuple[str, in
             values = child(values)
             last_at_stride[side_px // values.shape[-1]] = (name, values.shape[1])
     body.train()
-    return body, last_at_stride
+    return last_at_stride
 
 
 def freeze_stages(network: FasterRCNN, spec: ModelSpec, stages: int) -> None:
