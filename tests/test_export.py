@@ -18,6 +18,7 @@ import torch
 import torchvision
 from factories import jpeg_bytes, network_with_something_to_say, small_spec
 from registry_cases import registered
+from tiny_fixtures import EVERY_ARCHITECTURE
 
 from appliance.cli import main
 from appliance.errors import ConfigError, ModelFileError
@@ -27,7 +28,7 @@ from appliance.model.export import parity
 from appliance.model.export.files import export_onnx, export_torchscript, is_exported
 from appliance.model.export.graph import DetectorGraph
 from appliance.model.predictor import Predictor
-from appliance.model.spec import ARCHITECTURES, COMPACT, ModelSpec
+from appliance.model.spec import COMPACT, ModelSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,8 +51,9 @@ def predictor(model_path) -> Predictor:
 @pytest.fixture(scope="module")
 def files(model_path, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
-    export_onnx(str(model_path), str(folder / "m.onnx"))
-    export_torchscript(str(model_path), str(folder / "m.pt"))
+    pictures = parity.drawn_pictures()[2:5]
+    export_onnx(str(model_path), str(folder / "m.onnx"), pictures=pictures)
+    export_torchscript(str(model_path), str(folder / "m.pt"), pictures=pictures)
     return {"onnx": folder / "m.onnx", "torchscript": folder / "m.pt"}
 
 
@@ -120,7 +122,7 @@ def test_nothing_found_is_a_normal_answer(model_path) -> None:
     assert not scores.any()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_the_traced_graph_is_torchvisions_own_in_double_precision(architecture: str) -> None:
     """Against plain torchvision, which resizes, proposes and selects with code of its own.
 

@@ -10,6 +10,7 @@ import torch
 from factories import network_with_something_to_say, small_spec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny_fixtures import EVERY_ARCHITECTURE
 from torch import nn
 from torchvision.ops import box_iou
 
@@ -62,7 +63,7 @@ def test_equals_torchvision_on_a_picture_that_needs_no_resizing() -> None:
     assert found.class_ids.tolist() == expected["labels"].tolist()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_exact_is_torchvision_and_fast_is_near_it(architecture: str) -> None:
     spec = small_spec(architecture)
     network = network_with_something_to_say(spec)

@@ -151,8 +151,8 @@ def check(model, incoming, rows, count):
     assert len({hashlib.sha256(data).hexdigest() for data in pictures.values()}) > count / 2
 
 
-def test_three_kills_lose_nothing_and_double_nothing(tiny_model_path, tmp_path):
-    survive(tiny_model_path, tmp_path, kills=3, at_once=16)
+def test_two_kills_lose_nothing_and_double_nothing(tiny_model_path, tmp_path):
+    survive(tiny_model_path, tmp_path, kills=2, at_once=12)
 
 
 @pytest.mark.slow

@@ -16,7 +16,13 @@ from appliance.annotations.samples.scenes import make_sample_dataset
 from appliance.labels import LabelMap
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
-from appliance.model.spec import ModelSpec
+from appliance.model.spec import ARCHITECTURES, ModelSpec
+
+# Each part of these two is a part of one of the others, too.
+LONG_PROOFS = {"fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"}
+EVERY_ARCHITECTURE = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_PROOFS)) for name in ARCHITECTURES
+]
 
 
 @pytest.fixture(scope="session")

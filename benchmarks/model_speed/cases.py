@@ -15,7 +15,6 @@ from appliance.model.spec import COMPACT, ModelSpec
 from benchmarks.model_speed.pictures import LABEL_MAP
 
 ROUNDS = 3
-TEST_PICTURES = 48
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,14 @@ class Case:
         stages: How the weights are made, one after the other.
         pictures_per_round: For each batch size how many pictures a round takes. Rounds go on where the
             last one ended, and begin anew when all pictures have been seen.
+        test_pictures: To measure on.
     """
 
     size_wh: tuple[int, int]
     train_pictures: int
     stages: tuple[TrainingStage, ...]
     pictures_per_round: Mapping[int, int]
+    test_pictures: int = 48
 
 
 _MANY = {1: 48, 4: 48, 16: 48}
@@ -89,7 +90,7 @@ _GPU_CASES = {
         (1600, 960), 96, (TrainingStage(400, 400, 4e-4), TrainingStage(800, 200, 2e-4)), _ON_GPU
     ),
 }
-_QUICK = Case((160, 120), 4, (TrainingStage(96, 2, 1e-3),), {1: 2, 4: 4, 16: 16})
+_QUICK = Case((160, 120), 4, (TrainingStage(96, 2, 1e-3),), {1: 2, 4: 4, 16: 16}, test_pictures=6)
 
 
 def case_of(architecture: str, device_type: str, *, quick: bool = False) -> Case:

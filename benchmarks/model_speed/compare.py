@@ -21,7 +21,7 @@ from appliance.model.model_file import LoadedModel
 from appliance.model.predictor import Predictor
 from appliance.model.spec import ModelSpec
 from benchmarks.model_speed.accuracy import Accuracy, accuracy
-from benchmarks.model_speed.cases import TEST_PICTURES, Case
+from benchmarks.model_speed.cases import Case
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 from benchmarks.model_speed.rounds import SideTimes, alternate
 from benchmarks.model_speed.sides import Reference, ours
@@ -48,7 +48,7 @@ class Bench:
     def prepare(cls, spec: ModelSpec, case: Case, device: torch.device, cache_dir: Path) -> Bench:
         """Draws and trains what the cache does not have."""
         model = trained_model(spec, case, device, cache_dir)
-        images = draw_pictures(PictureSet("test", TEST_PICTURES, case.size_wh), cache_dir)
+        images = draw_pictures(PictureSet("test", case.test_pictures, case.size_wh), cache_dir)
         return cls(model, case, device, images)
 
     def headline(self) -> str:
