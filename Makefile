@@ -16,10 +16,11 @@ INSTALL = $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup setup-dev demo test test-all check format bench requirements grpc-messages clean
+.PHONY: help setup setup-dev demo test test-side-by-side test-all check format bench requirements grpc-messages clean
 help:
 	@echo "make demo      set up .venv and run the main job: data, training, scores, service, report"
 	@echo "make test      set up what tests need besides, and run them (about half an hour on 2 cores)"
+	@echo "make test-side-by-side  the same as two processes beside each other, one for each core"
 	@echo "make test-all  the same with the long proofs"
 	@echo "make check     lint, formatting, types, import contracts"
 	@echo "make bench     the quick benchmarks, into benchmarks/results/latest/"
@@ -58,6 +59,17 @@ test: setup-dev
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --omit='tests/*' --fail-under=85
 	@# A line of a test that never runs proves nothing.
+	$(BIN)/python -m coverage report --include='tests/*' --fail-under=100
+
+# The same as two processes, what needs clusters beside the rest: quicker where nothing else keeps two cores busy.
+test-side-by-side: setup-dev
+	$(BIN)/python -m coverage erase
+	@rest=$$(mktemp); \
+	$(BIN)/python -m coverage run -m pytest --part=rest >$$rest 2>&1 & beside=$$!; \
+	$(BIN)/python -m coverage run -m pytest --part=clusters; status=$$?; \
+	wait $$beside || status=$$?; cat $$rest; rm -f $$rest; exit $$status
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --omit='tests/*' --fail-under=85
 	$(BIN)/python -m coverage report --include='tests/*' --fail-under=100
 
 test-all: setup-dev
