@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         # Before and after: an idle service takes some of the machine, too.
         bare = _bare(prepared, options)
         loads: list[dict[str, Any]] = []
+        overloads: list[dict[str, Any]] = []
         with running_service(prepared.model, *options.serve.split()) as url:
             for number in range(1, options.rounds + 1):
                 for clients in options.clients:
@@ -72,26 +73,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
                     )
                     loads.append({"round": number, "clients": clients, **summary(told)})
                     _print(f"{clients:3} clients", loads[-1])
-            saturated = _saturated(loads)
-            rate = 2 * saturated["good_per_s"]
-            told = send_load(
-                url,
-                prepared.pictures,
-                rate=rate,
-                seconds=options.seconds,
-                deadline_ms=options.deadline_ms,
-            )
+                # Beside the best of the same minutes: what a shared machine gives changes within a run.
+                best = max(load["good_per_s"] for load in loads if load["round"] == number)
+                overloads.append({"round": number, **_overload(url, prepared, best, options)})
         bare += _bare(prepared, options)
-        saturated["to_bare"] = saturated["good_per_s"] / median(bare)
-    overload = {"rate": rate, "deadline_ms": options.deadline_ms, **summary(told)}
-    overload["good_in_time_per_s"] = _good_in_time_per_s(told, options)
-    _print(f"{rate:.0f} a second", overload)
-    peak = max(saturated["good_per_s"], overload["good_in_time_per_s"])
+    saturated = _saturated(loads)
+    saturated["to_bare"] = saturated["good_per_s"] / median(bare)
     figures = {
         "throughput_to_bare": saturated["to_bare"],
         "p99_to_model_time": saturated["p99_to_model_time"],
-        "overload_goodput_to_peak": overload["good_in_time_per_s"] / peak,
-        "refusal_p99_ms": overload["refused_ms"].get("p99", 0.0),
+        "overload_goodput_to_peak": median(overload["to_peak"] for overload in overloads),
+        "refusal_p99_ms": max(overload["refused_ms"].get("p99", 0.0) for overload in overloads),
     }
     result = {
         "picture_bytes": prepared.mean_bytes,
@@ -101,7 +93,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         "saturated": saturated,
         "bare_images_per_s": bare,
         "loads": loads,
-        "overload": overload,
+        "overloads": overloads,
     }
     for name, value in figures.items():
         print(f"{name:26} {value:8.3f}  (target {TARGETS[name]})")
@@ -144,6 +136,30 @@ def _saturated(loads: list[dict[str, Any]]) -> dict[str, Any]:
             load["total_ms"]["p99"] / load["stages_ms"]["model"]["p50"] for load in of(enough)
         ),
     }
+
+
+def _overload(
+    url: str, prepared: Prepared, best_per_s: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    """What twice the best of some minutes gets."""
+    rate = 2 * best_per_s
+    told = send_load(
+        url,
+        prepared.pictures,
+        rate=rate,
+        seconds=options.seconds,
+        deadline_ms=options.deadline_ms,
+    )
+    good_per_s = _good_in_time_per_s(told, options)
+    overload = {
+        "rate": rate,
+        "deadline_ms": options.deadline_ms,
+        **summary(told),
+        "good_in_time_per_s": good_per_s,
+        "to_peak": good_per_s / max(best_per_s, good_per_s),
+    }
+    _print(f"{rate:.0f} a second", overload)
+    return overload
 
 
 def _good_in_time_per_s(told: dict[str, Any], options: argparse.Namespace) -> float:
