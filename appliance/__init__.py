@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.annotations.dataset import ObjectDetectionDataset
+    from appliance.deployment import Deployment
     from appliance.detections import Detections
     from appliance.detector import FasterRCNN
     from appliance.errors import ApplianceError
@@ -31,6 +32,7 @@ _HOMES = {
     "ApplianceError": "appliance.errors",
     "CliSetup": "appliance.operations.setup.cli_setup",
     "Context": "appliance.storage.context",
+    "Deployment": "appliance.deployment",
     "DetectionEvaluation": "appliance.evaluation.metrics.error_counts",
     "Detections": "appliance.detections",
     "ErrorCounts": "appliance.evaluation.metrics.error_counts",
@@ -49,6 +51,7 @@ __all__ = [
     "ApplianceError",
     "CliSetup",
     "Context",
+    "Deployment",
     "DetectionEvaluation",
     "Detections",
     "ErrorCounts",

@@ -28,6 +28,7 @@ from appliance.errors import ModelFileError
 from appliance.model import model_file
 from appliance.model.address import ModelAddress
 from appliance.registry.registry import find_model
+from serve_app.deployments.record import DEPLOYMENT_NAME
 from serve_app.http.api import create_api
 from serve_app.inference_protocol.grpc_service import InferenceGrpcMethods
 from serve_app.ingress.haproxy import PROGRAM_VARIABLE
@@ -81,6 +82,9 @@ class DetectionService(InferenceGrpcMethods):
         """
         await self._pool.check_health()
 
+    def reconfigure(self, record: dict[str, Any]) -> None:
+        """Called by Serve with the record of a deployment, which it keeps there; a replica obeys its settings."""
+
     async def counts_of_node(self) -> tuple[str, dict[Key, float]]:
         """Called by replicas on other machines, whose `/metrics` is asked for."""
         return await NodeCounts(self._metrics, self._replica).own()
@@ -94,17 +98,52 @@ def build_app(settings: ServiceSettings) -> serve.Application:
             model file.
         StorageError, ConfigError: `key_file` is none, or the registry has no such model.
     """
+    settings = _checked(settings)
+    return _deployment(settings).bind(settings)
+
+
+def build_deployment(
+    settings: ServiceSettings, *, record: dict[str, Any], code_version: str
+) -> serve.Application:
+    """The application of one of several deployments on a cluster, which carries what is known of it.
+
+    Args:
+        settings: As for `build_app`.
+        record: Of `deployments.record`; Serve keeps it as `user_config`.
+        code_version: Replicas of an equal one stay when the application is run again.
+
+    Raises:
+        ModelFileError, StorageError, ConfigError: As `build_app`.
+    """
+    settings = _checked(settings)
+    deployment = _deployment(settings).options(
+        user_config=record,
+        version=code_version,
+        # One replica more than usual has to find room, not twice as many.
+        max_surge_percent=1,
+        # Serve chooses a version by itself for each run, and replaces all replicas even to add one.
+        _internal=True,
+    )
+    return deployment.bind(settings)
+
+
+def _checked(settings: ServiceSettings) -> ServiceSettings:
     checked: dict[str, Any] = {
         "model": _checked_model(settings.model),
         "models": {name: _checked_model(path) for name, path in settings.models.items()},
     }
+    if settings.canary_model is not None:
+        checked["canary_model"] = _checked_model(settings.canary_model)
     if settings.key_file is not None:
         checked["key_file"] = checked_key_file(settings.key_file)
-    settings = settings.model_copy(update=checked)
-    deployment = serve.deployment(**_deployment_options(settings))(
+    return settings.model_copy(update=checked)
+
+
+def _deployment(settings: ServiceSettings) -> serve.Deployment:
+    ingress: serve.Deployment = serve.deployment(**_deployment_options(settings))(
         serve.ingress()(DetectionService)
     )
-    return deployment.bind(settings)
+    return ingress
 
 
 def _checked_model(model: str) -> str:
@@ -134,7 +173,7 @@ def _checked_model(model: str) -> str:
 
 def _deployment_options(settings: ServiceSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "name": "DetectionService",
+        "name": DEPLOYMENT_NAME,
         "ray_actor_options": {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         "max_ongoing_requests": (
             settings.max_ongoing_requests + settings.max_queued_requests + _SPARE_REQUESTS

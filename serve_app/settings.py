@@ -29,6 +29,17 @@ class ServiceSettings(BaseModel):
     models: dict[str, str] = Field(
         {}, description="Further models by name; as text: name=path,name=path."
     )
+    canary_model: str | None = Field(
+        None,
+        min_length=1,
+        description="Another model that answers some of the requests for `model`.",
+    )
+    canary_percent: float = Field(
+        10,
+        gt=0,
+        lt=100,
+        description="How many of the requests; without canary_model, of no effect.",
+    )
     max_loaded_models: int = Field(
         2, ge=1, description="Most of the further models that a replica holds in memory."
     )

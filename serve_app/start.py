@@ -90,15 +90,15 @@ def start_service(
 
     app = build_app(settings)
     prefix = "/" + route_prefix.strip("/")
-    with _quiet_serve():
+    with quiet_serve():
         port = listen(host, port, grpc_port=grpc_port)
     service = RunningService(name, url_of(host, port) + prefix.rstrip("/"))
     try:
-        with _quiet_serve():
+        with quiet_serve():
             try:
                 serve.run(app, name=name, route_prefix=prefix)
             except RuntimeError as error:
-                raise _start_error(name, error) from None
+                raise start_error(name, error) from None
             except RayServeException as error:  # such as: another service has that prefix
                 reason = getattr(error, "cause", error)
                 raise ServiceError("The service does not start", where=name, got=reason) from None
@@ -108,7 +108,7 @@ def start_service(
             _wait_for_the_end()
     except (KeyboardInterrupt, SystemExit):
         # HAProxy lets requests in a little before Serve tells us so: those are answered, too.
-        if not blocking or _reason_for_silence(service) is not None:
+        if not blocking or reason_for_silence(service.url) is not None:
             raise
     if blocking:
         logger.info("answering what was accepted, then stopping")
@@ -126,7 +126,7 @@ def stop_service(name: str = DEFAULT_NAME) -> None:
     """
     from ray import serve
 
-    with _quiet_serve():
+    with quiet_serve():
         applications = serve.status().applications
         if name not in applications:
             raise ServiceError(
@@ -155,7 +155,7 @@ def _stop_serve() -> None:
 
 
 @contextlib.contextmanager
-def _quiet_serve() -> Iterator[None]:
+def quiet_serve() -> Iterator[None]:
     """Keeps Serve's own running commentary out of ours; its warnings pass."""
     serve_logger = logging.getLogger("ray.serve")
     level = serve_logger.level
@@ -166,27 +166,34 @@ def _quiet_serve() -> Iterator[None]:
         serve_logger.setLevel(level)
 
 
-def _start_error(name: str, error: RuntimeError) -> ServiceError:
-    """One sentence out of Serve's report, which holds the traceback of a replica."""
+def start_error(name: str, error: RuntimeError | None = None) -> ServiceError:
+    """One sentence out of Serve's reports on a service, which hold the traceback of a replica.
+
+    Args:
+        name: Of the service.
+        error: What Serve has raised about it, if anything.
+    """
     from ray import serve
 
-    reports = [str(error)]
+    reports = [] if error is None else [str(error)]
     if name in (applications := serve.status().applications):
-        reports += [part.message for part in applications[name].deployments.values()]
+        application = applications[name]
+        reports += [application.message]
+        reports += [part.message for part in application.deployments.values()]
     text = "\n".join(reports)
     ours = re.findall(r"appliance\.errors\.\w+: (.+)", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return ServiceError(
         "The service does not start",
         where=name,
-        got=ours[-1] if ours else lines[-1],
+        got=(ours or lines or ["no reason"])[-1],
         hint="A version that was running before goes on",
     )
 
 
 def _wait_until_ready(service: RunningService, timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while (reason := _reason_for_silence(service)) is not None:
+    while (reason := reason_for_silence(service.url)) is not None:
         if time.monotonic() > deadline_s:
             raise ServiceError(
                 "The service does not answer",
@@ -198,10 +205,10 @@ def _wait_until_ready(service: RunningService, timeout_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def _reason_for_silence(service: RunningService) -> OSError | None:
-    """None when the service answers that it is ready."""
+def reason_for_silence(url: str) -> OSError | None:
+    """None when the service at an address answers that it is ready."""
     try:
-        with urllib.request.urlopen(f"{service.url}/readyz", timeout=5):  # noqa: S310 - ours
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - ours
             return None
     except OSError as error:  # urllib's own errors are such, too
         return error

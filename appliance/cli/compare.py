@@ -66,15 +66,51 @@ def compare(
         raise ConfigError("--iou is out of range", got=iou, expected="above 0, up to 1")
     if not (is_predictions(a) and is_predictions(b)):
         refuse_labels(labels)
+    from appliance.registry.registry import find_model
+
+    a, b = (path if is_predictions(path) else find_model(path, registry) for path in (a, b))
+    result = comparison(
+        a,
+        b,
+        data,
+        where=Where(address, workers, scores, quiet),
+        data_format=data_format,
+        images=images,
+        labels=labels,
+        iou=iou,
+        resamples=resamples,
+        seed=seed,
+    )
+    if json:
+        print_json(_document(result))
+        return
+    columns = ("label", "AP of A", "AP of B", "difference", "from", "to", "B is")
+    rows = [_row(label, found) for label, found in result.per_label.items()]
+    print_table(columns, [*rows, _row("all (mAP)", result.map)])
+    print(sentence_of(result))
+
+
+def comparison(
+    a: str,
+    b: str,
+    data: str,
+    *,
+    where: Where = Where(),
+    data_format: FormatOption = "auto",
+    images: str | None = None,
+    labels: str | None = None,
+    iou: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ModelComparison:
+    """What `appliance compare` finds out; options as it has them, of models their addresses."""
     from appliance import storage
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.evaluation.evaluate import ground_truth_of
     from appliance.evaluation.metrics.paired import compare_detections
     from appliance.evaluation.predictions import CocoIds
     from appliance.labels import LabelMap
-    from appliance.registry.registry import find_model
 
-    a, b = (path if is_predictions(path) else find_model(path, registry) for path in (a, b))
     known = {path: labels_of_model(path) for path in (a, b) if not is_predictions(path)}
     # What only one model knows the other never finds: that is part of the comparison.
     names = list(dict.fromkeys(name for labels in known.values() for name in labels))
@@ -86,11 +122,11 @@ def compare(
     def found_by(path: str, name: str) -> list[Detections]:
         if path not in known:
             return list(read_detections(path, dataset, ids))
-        folder = None if scores is None else storage.join(scores, name)
-        found, _ = make_detections(path, dataset, Where(address, workers, folder, quiet))
+        folder = None if where.scores is None else storage.join(where.scores, name)
+        found, _ = make_detections(path, dataset, replace(where, scores=folder))
         return _renumbered(found, LabelMap.of(known[path]), dataset.label_map)
 
-    result = compare_detections(
+    return compare_detections(
         [ground_truth_of(image, dataset.label_map) for image in dataset.images],
         found_by(a, "a"),
         found_by(b, "b"),
@@ -99,13 +135,6 @@ def compare(
         seed=seed,
         iou_threshold=iou,
     )
-    if json:
-        print_json(_document(result))
-        return
-    columns = ("label", "AP of A", "AP of B", "difference", "from", "to", "B is")
-    rows = [_row(label, found) for label, found in result.per_label.items()]
-    print_table(columns, [*rows, _row("all (mAP)", result.map)])
-    print(_sentence(result))
 
 
 def _renumbered(found: Sequence[Detections], own: LabelMap, common: LabelMap) -> list[Detections]:
@@ -131,7 +160,8 @@ def _signed(difference: float | None) -> str | None:
     return None if difference is None else f"{difference:+.3f}"
 
 
-def _sentence(result: ModelComparison) -> str:
+def sentence_of(result: ModelComparison) -> str:
+    """A comparison in one sentence."""
     whole = result.map
     named = {
         verdict: [name for name, found in result.per_label.items() if found.verdict == verdict]
@@ -158,4 +188,4 @@ def _sentence(result: ModelComparison) -> str:
 
 
 def _document(result: ModelComparison) -> dict[str, Any]:
-    return {**asdict(result), "verdict": result.verdict, "sentence": _sentence(result)}
+    return {**asdict(result), "verdict": result.verdict, "sentence": sentence_of(result)}

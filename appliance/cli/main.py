@@ -17,6 +17,7 @@ from appliance.cli import (
     compare,
     data,
     demo,
+    deploy,
     docker,
     doctor,
     evaluate,
@@ -54,6 +55,10 @@ app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("watch")(watch.watch)
 app.command("serve")(serve.serve)
+app.command("deploy")(deploy.deploy)
+app.command("deployments")(deploy.deployments)
+app.command("rollback")(deploy.rollback)
+app.command("undeploy")(deploy.undeploy)
 app.command("score-image")(score_image.score_image)
 app.command("init")(init.init)
 app.command("notebook")(notebook.notebook)

@@ -110,8 +110,8 @@ class Registry:
                 dataset_digest=header.dataset_digest,
                 parent=_parent(header.parent),
                 source=source.reference or storage.absolute(source.uri),
-                added_by=_who(),
-                added_at=_now(),
+                added_by=who(),
+                added_at=now(),
                 note=note,
             )
             held.replace(entry.with_version(version))
@@ -132,7 +132,7 @@ class Registry:
             entry = held.entry or self._unknown(reference.name)
             before, after = entry.aliases.get(alias), entry.version(reference).number
             if before != after:
-                held.replace(entry.with_alias(alias, after, "promote", by=_who(), at=_now()))
+                held.replace(entry.with_alias(alias, after, "promote", by=who(), at=now()))
         return Switched(before, after)
 
     def rollback(self, name: str, alias: str = PRODUCTION) -> Switched:
@@ -146,7 +146,7 @@ class Registry:
         with self._store(name).held() as held:
             entry = held.entry or self._unknown(name)
             before, after = entry.aliases.get(alias), entry.number_before(alias)
-            held.replace(entry.with_alias(alias, after, "rollback", by=_who(), at=_now()))
+            held.replace(entry.with_alias(alias, after, "rollback", by=who(), at=now()))
         return Switched(before, after)
 
     def delete(self, reference: Reference, *, with_aliases: bool = False) -> None:
@@ -166,9 +166,7 @@ class Registry:
             entry = held.entry or self._unknown(name)
             if reference.alias is not None:
                 entry.number_of(reference.alias)
-                held.replace(
-                    entry.with_alias(reference.alias, None, "remove", by=_who(), at=_now())
-                )
+                held.replace(entry.with_alias(reference.alias, None, "remove", by=who(), at=now()))
             elif reference.version is not None:
                 held.replace(entry.without_version(entry.version(reference).number))
             elif entry.aliases and not with_aliases:
@@ -264,7 +262,8 @@ def _parent(text: str | None) -> str | None:
     return None if text is None else ModelAddress.parse(text).reference or text
 
 
-def _who() -> str:
+def who() -> str:
+    """The user of this process, for records of who did what."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container with a number instead of a user
@@ -272,5 +271,6 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, for records of when: ISO 8601, UTC, seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -5,7 +5,7 @@
 
 With --clients so many send one request after the other, each on a connection that stays open. With --rate
 requests are sent at that rate, evenly, whatever becomes of those before. Prints one JSON document: for each
-request its status, its time in ms (from before it is sent to the last byte of its answer), and the stages of
+request its status, the model that answered, its time in ms (from before it is sent to the last byte of its answer), and the stages of
 the Server-Timing header; and the share of a core that this process took, since it shares the machine.
 """
 
@@ -75,21 +75,21 @@ class Load:
         """One request; a connection that breaks counts as status 0."""
         picture = next(self._pictures)
         start_s = time.perf_counter()
-        status, stages = 0, {}
+        status, model, stages = 0, None, {}
         try:
             async with self._session.post(
                 self._url, data=picture, headers=self._headers
             ) as response:
                 await response.read()
                 status = response.status
+                model = response.headers.get("X-Model")
                 told = response.headers.get("Server-Timing", "")
                 stages = {name: float(ms) for name, ms in _STAGE.findall(told)}
         except aiohttp.ClientError:
             pass
         total_ms = (time.perf_counter() - start_s) * 1000
-        self.requests.append(
-            {"status": status, "start_s": start_s, "total_ms": total_ms, "stages_ms": stages}
-        )
+        facts = {"start_s": start_s, "total_ms": total_ms, "stages_ms": stages}
+        self.requests.append({"status": status, "model": model, **facts})
 
 
 async def _run(options: argparse.Namespace) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def create_api(
     keys = KeyRing.of(settings)
     metrics = metrics or open_metrics(settings.metrics_dir, replica)
     pool.watch(metrics.model_loaded, metrics.model_given_up)
-    metrics.queue_depth = lambda: sum(engine.queue_depth for engine in pool.loaded.values())
+    metrics.queue_depth = lambda: sum(engine.queue_depth for engine in pool.engines)
     service = Service(
         settings=settings,
         pool=pool,

@@ -1,15 +1,18 @@
 """Several models behind one endpoint: loaded when first asked for, the least recently used one given up.
 
-The model a replica starts with is its default and always stays.
+The model a replica starts with is its default and always stays. Beside it may be a canary: another version of it
+that answers some of the requests, as long as it is well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from appliance.errors import ApplianceError, ServiceError
 from serve_app.errors import RequestError
@@ -27,6 +30,39 @@ def _no_other(name: str) -> ScoringEngine:
     raise KeyError(name)
 
 
+@dataclass
+class Canary:
+    """A model on trial.
+
+    Attributes:
+        engine: The model.
+        percent: How many of the requests it answers.
+        is_well: Whether it does; else the default answers them.
+        draw: A number from 0 up to 1 for each request.
+    """
+
+    engine: ScoringEngine
+    percent: float
+    is_well: bool = True
+    draw: Callable[[], float] = random.random
+
+    @property
+    def takes_the_next(self) -> bool:
+        """Whether the next request is one of its own."""
+        return self.is_well and self.engine.ready and 100 * self.draw() < self.percent
+
+    async def check_health(self) -> None:
+        """Asks whether it is well. What is on trial may fail without the replica being replaced."""
+        try:
+            await self.engine.check_health()
+        except ServiceError as error:
+            if self.is_well:
+                logger.warning("the canary gets no requests: %s", error)
+            self.is_well = False
+        else:
+            self.is_well = True
+
+
 class ModelPool:
     """Engines by the names that clients use; all methods belong to one event loop.
 
@@ -36,6 +72,7 @@ class ModelPool:
         names: The further models.
         max_loaded: Most of the further models in memory at once; when all of them are in use, one more is
             loaded rather than a request refused.
+        canary: Answers some of the requests that name no model. The pool takes it over.
     """
 
     def __init__(
@@ -44,8 +81,10 @@ class ModelPool:
         load: Callable[[str], ScoringEngine] = _no_other,
         names: tuple[str, ...] = (),
         max_loaded: int = 1,
+        canary: Canary | None = None,
     ) -> None:
         self.default = default
+        self.canary = canary
         self.default_name = default.scorer.predictor.model_name
         self.names = (self.default_name, *(name for name in names if name != self.default_name))
         self._load = load
@@ -60,7 +99,7 @@ class ModelPool:
     def load(
         cls, settings: ServiceSettings, on_batch: Callable[[str, int], None] | None = None
     ) -> ModelPool:
-        """Loads the default model; the others wait until they are asked for.
+        """Loads the default model, and the canary; the others wait until they are asked for.
 
         Args:
             settings: Which models, and how they run.
@@ -71,18 +110,31 @@ class ModelPool:
         """
         further: Mapping[str, str] = settings.models
 
-        def load(name: str) -> ScoringEngine:
-            return ScoringEngine.load(
-                settings.model_copy(update={"model": further[name]}), on_batch
-            )
+        def load_from(model: str) -> ScoringEngine:
+            return ScoringEngine.load(settings.model_copy(update={"model": model}), on_batch)
 
-        default = ScoringEngine.load(settings, on_batch)
-        return cls(default, load, tuple(further), settings.max_loaded_models)
+        default = load_from(settings.model)
+        canary = None
+        if settings.canary_model is not None:
+            canary = Canary(load_from(settings.canary_model), settings.canary_percent)
+        return cls(
+            default,
+            lambda name: load_from(further[name]),
+            tuple(further),
+            settings.max_loaded_models,
+            canary,
+        )
 
     @property
     def loaded(self) -> dict[str, ScoringEngine]:
         """The engines in memory by name, the default first."""
         return {self.default_name: self.default, **self._engines}
+
+    @property
+    def engines(self) -> list[ScoringEngine]:
+        """All engines in memory, that of the canary among them, which has no name of its own."""
+        on_trial = [] if self.canary is None else [self.canary.engine]
+        return [*self.loaded.values(), *on_trial]
 
     @asynccontextmanager
     async def lend(self, name: str | None = None) -> AsyncIterator[ScoringEngine]:
@@ -95,6 +147,9 @@ class ModelPool:
             RequestError: 404, there is no such model.
             ServiceError: It cannot be loaded.
         """
+        if name is None and self.canary is not None and self.canary.takes_the_next:
+            yield self.canary.engine
+            return
         if name is None or name == self.default_name:
             yield self.default
             return
@@ -116,21 +171,23 @@ class ModelPool:
     ) -> None:
         """Has name and version of each model told as it comes and goes, those in memory at once."""
         self._on_load, self._on_give_up = on_load, on_give_up
-        for engine in self.loaded.values():
+        for engine in self.engines:
             on_load(*_name_and_version(engine))
 
     async def check_health(self) -> None:
-        """Asks every model in memory whether it answers.
+        """Asks every model in memory whether it answers; a canary that does not gets no more requests.
 
         Raises:
-            ServiceError: One does not.
+            ServiceError: One of the others does not.
         """
+        if self.canary is not None:
+            await self.canary.check_health()
         for engine in self.loaded.values():
             await engine.check_health()
 
     async def close(self) -> None:
         """Answers what was accepted, then stops all engines."""
-        engines = [self.default, *self._engines.values()]
+        engines = self.engines
         self._engines.clear()
         await asyncio.gather(*(engine.close() for engine in engines))
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from serve_app.telemetry.access_log import log_request
 from serve_app.telemetry.metrics import Metrics
@@ -199,6 +200,8 @@ class _Exchange:
         headers = [*(message.get("headers") or ())]
         if self.adds_request_id:
             headers.append((b"x-request-id", self.notes.request_id.encode("ascii")))
+        if self.notes.model is not None:  # a stream says it in each of its records
+            headers.append((b"x-model", quote(":".join(self.notes.model), safe=":").encode()))
         stages = self.notes.timings.as_dict()
         if any(stages.values()):
             headers.append((b"server-timing", server_timing(stages).encode("ascii")))
