@@ -16,9 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from factories import plan_for
 from survival import running, wait_until
 
 from appliance.model import model_file
+from appliance.model.faster_rcnn import build_network
 from appliance.training.run_folder import RunFolder
 from appliance.training.runs import summarise
 
@@ -43,15 +45,10 @@ def test_sample_check_and_stats(run_appliance, tmp_path, capsys) -> None:
 
 
 def test_evaluate_prints_figures_and_writes_a_report(
-    run_appliance, tiny_scenes, tiny_scenes_dir, tiny_model_path, tmp_path, capsys
+    run_appliance, tiny_scenes, tiny_scenes_dir, tmp_path, capsys
 ) -> None:
-    from appliance import FasterRCNN
-
-    detector = FasterRCNN(
-        tiny_scenes.labels, init=str(tiny_model_path), run_dir=tmp_path / "run", device="cpu"
-    )
-    detector.train(tiny_scenes, num_steps=1, progress=False)
-    detector.save(tmp_path / "m.safetensors")
+    spec = plan_for(tiny_scenes, steps=1).spec.with_settings(proposals_post_nms=30)
+    model_file.save(str(tmp_path / "m.safetensors"), build_network(spec), spec)
     arguments = ("evaluate", tmp_path / "m.safetensors", tiny_scenes_dir / "test")
     assert run_appliance(*arguments, "-o", tmp_path / "report", "--json") == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -146,8 +143,9 @@ def test_of_divided_data_one_part_is_named(
         f"error: The data is divided into parts: {tiny_scenes_dir} (got train, test, expected one of "
         f"them). Give {tiny_scenes_dir}#train."
     )
-    shown = subprocess.run([APPLIANCE, *command, "--help"], capture_output=True, text=True)
-    assert "DATA#train for one part of divided data" in " ".join(shown.stdout.split())
+    assert run_appliance(*command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "DATA#train for one part of divided data" in " ".join(shown.split())
 
 
 def test_a_model_file_that_is_none_is_refused(run_appliance, tmp_path, capsys) -> None:

@@ -301,15 +301,14 @@ def test_a_pickle_is_never_run(tmp_path) -> None:
 
 def test_nothing_in_the_library_unpickles() -> None:
     """Torch and its hub may read a pickle only where `weights_only=True` stands in the same call."""
-    calls = [
-        (str(path.relative_to(ROOT)), ast.unparse(call.func), ast.unparse(call))
+    names = r"(.*\.)?(get_state_dict|load_state_dict_from_url)|(torch|pickle|cloudpickle|joblib)\.loads?"
+    readers = [
+        (str(path.relative_to(ROOT)), ast.unparse(call))
         for package in ("appliance", "jobs", "serve_app", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call)
+        if isinstance(call, ast.Call) and re.fullmatch(names, ast.unparse(call.func))
     ]
-    names = r"(.*\.)?(get_state_dict|load_state_dict_from_url)|(torch|pickle|cloudpickle|joblib)\.loads?"
-    readers = [(path, text) for path, name, text in calls if re.fullmatch(names, name)]
     # No file: what the driver and its own workers hand each other.
     readers = [entry for entry in readers if entry[0] != "appliance/on_ray/part_pool.py"]
     assert readers

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,15 @@ def loader_of(scenes, images=None, **wishes) -> BatchLoader:
     return BatchLoader(images or scenes.images, spec.label_map, spec, plan.config)
 
 
-def test_processes_make_the_batches_of_the_thread(tiny_scenes) -> None:
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_processes_make_the_batches_of_the_thread(tiny_scenes, two_threads) -> None:
     wishes = {"batch_size": 2, "accumulation_steps": 2, "mosaic": 0.3, "bucket_by_size": True}
     made = []
     for loader_workers in (0, 2):
