@@ -74,6 +74,24 @@ def test_a_dry_run_shows_plan_time_and_memory_and_writes_nothing(
     assert (files_below(tmp_path), files_below(tiny_scenes_dir)) == before
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--batch-size", 2, "--workers", 3), "cannot be split evenly over the workers"),
+        (
+            ("--batch-size", 4, "--workers", 2, "--accumulation-steps", 3),
+            "fewer pictures than parts",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_itself_would(
+    run_appliance, tiny_scenes_dir, tiny_yaml, capsys, flags, sentence
+) -> None:
+    arguments = ("train", tiny_scenes_dir / "train", "--config", tiny_yaml, "--no-check")
+    assert run_appliance(*arguments, "--dry-run", *flags) == 1
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_run_that_goes_on_divides_its_batch_as_before_whatever_memory_is_free_today(
     run_appliance, tiny_scenes_dir, tiny_yaml, tiny_scenes, tmp_path, capsys
 ) -> None:

@@ -141,6 +141,8 @@ def test_stages_after_the_first_rate_are_obeyed(tiny_scenes, tiny_model_path, tm
     assert [json.loads(line)["learning_rate"] for line in lines] == [0.01, 0.001, 0.0001]
     with pytest.raises(ConfigError, match="step1, learning_rate1"):
         detector.train(tiny_scenes, num_steps=1, step1=1)
+    with pytest.raises(ConfigError, match="step1 has the wrong type .got 'one'"):
+        detector.train(tiny_scenes, num_steps=1, step1="one", learning_rate1=0.1)
     with pytest.raises(ConfigError) as caught:
         detector.train(tiny_scenes, num_step=3)
     assert str(caught.value) == (
@@ -149,6 +151,17 @@ def test_stages_after_the_first_rate_are_obeyed(tiny_scenes, tiny_model_path, tm
     )
     with pytest.raises(ConfigError, match="got colour, expected dataset, .*[.]{3}[)]$"):
         detector.train(tiny_scenes, colour="red")
+
+
+def test_the_checkpoints_of_another_run_are_not_cleared_away(
+    trained, tiny_scenes, tiny_model_path
+) -> None:
+    run_dir = Path(trained.train_dir).parent
+    before = sorted(run_dir.rglob("step-*"))
+    other = FasterRCNN(tiny_scenes.labels, init=str(tiny_model_path), run_dir=run_dir, device="cpu")
+    with pytest.raises(ConfigError, match="holds a training run already"):
+        other.train(tiny_scenes, num_steps=1, progress=False)
+    assert sorted(run_dir.rglob("step-*")) == before != []
 
 
 def test_a_configuration_decides_what_the_call_leaves_open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -41,10 +42,14 @@ STILL = TrainingConfig(flip=0.0, scale_jitter=0.0, colour_jitter=0.0)
         {"blur": -1},
         {"mosaic": math.nan},
         {"weight_decay": -1.0},
+        {"weight_decay": math.inf},
         {"frozen_stages": 4},
         {"optimizer": "lion"},
         {"precision": "int4"},
         {"learning_rate_stages": ((5, 0.1), (3, 0.1))},
+        {"learning_rate_stages": ((-1, 0.1),)},
+        {"learning_rate_stages": ((3, math.nan),)},
+        {"learning_rate_stages": ((3, math.inf),)},
         {"epochs": 0},
         {"accumulation_steps": 0},
         {"learning_rate_batch": 0},
@@ -59,11 +64,20 @@ STILL = TrainingConfig(flip=0.0, scale_jitter=0.0, colour_jitter=0.0)
         {"learning_rate_scaling": "cubic"},
         {"validation_metric": "loss"},
         {"steps": 5, "epochs": 2},
+        {"steps": "5"},
+        {"batch_size": 2.5},
+        {"learning_rate": "fast"},
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).replace("_", "[ _]")):
         TrainingConfig(**wrong)
+
+
+def test_numbers_of_numpy_become_plain_ones_that_json_can_hold() -> None:
+    config = TrainingConfig(steps=np.int64(5), learning_rate=np.float32(0.5))
+    assert json.loads(json.dumps(config.to_json()))["steps"] == 5
+    assert type(config.learning_rate) is float
 
 
 def test_settings_survive_json() -> None:

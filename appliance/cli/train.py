@@ -212,6 +212,7 @@ def train(
     )
     if resume and "accumulation_steps" in settings.open_settings:
         plan = _in_parts_as_before(plan, str(run_dir))
+    on_workers.check_batch(plan.config)
     if not quiet:
         show_plan(plan)
     if dry_run:

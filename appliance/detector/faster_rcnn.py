@@ -90,6 +90,7 @@ class FasterRCNN:
             check_init(init)
         unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self._run_dir = Path(run_dir or Path(Context.current().runs_path, f"faster_rcnn-{unique}"))
+        self._has_begun_run = False
         self._trained: tuple[Network, ModelSpec, ModelInfo] | None = None
         self._predictor: Predictor | None = None
 
@@ -145,11 +146,17 @@ class FasterRCNN:
 
         Raises:
             LabelError: The dataset has a label that the detector was not made for.
-            ConfigError: `dataset` is something else, a path for instance, or a setting is wrong.
+            ConfigError: `dataset` is something else, a path for instance, a setting is wrong, or `run_dir` holds
+                a run of somebody else.
             TrainingError: See `training.engine.train`.
         """
         from appliance.detector.training import learning_rate_stages, train_detector
+        from appliance.training.run_folder import RunFolder, check_free
 
+        # A new run clears away the checkpoints of the one before.
+        if not self._has_begun_run:
+            check_free(RunFolder(self._run_dir), resume=False)
+        self._has_begun_run = True
         self._trained = train_detector(
             dataset,
             self._label_map,

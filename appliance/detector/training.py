@@ -18,7 +18,7 @@ from appliance.errors import ConfigError
 from appliance.labels import LabelMap
 from appliance.model.model_file import ModelInfo
 from appliance.model.pretrained import best_starting_weights
-from appliance.model.spec import ModelSpec
+from appliance.model.spec import ModelSpec, plain_number
 from appliance.model.weights import read_starting_weights
 from appliance.training.config import TrainingConfig
 from appliance.training.plan import plan_training, settings_for
@@ -109,7 +109,7 @@ def learning_rate_stages(
         call: To which it was given.
 
     Raises:
-        ConfigError: One is missing, or has another name.
+        ConfigError: One is missing, has another name, or is no number.
     """
     for name in given:
         if not re.fullmatch(r"(step|learning_rate)\d+", name):
@@ -122,7 +122,11 @@ def learning_rate_stages(
             got=", ".join(sorted(given)),
             expected="step1, learning_rate1, step2, learning_rate2, ... without a gap",
         )
-    return tuple((int(given[f"step{n}"]), float(given[f"learning_rate{n}"])) for n in numbers)
+    values = {
+        name: plain_number(name, value, whole=name.startswith("step"))
+        for name, value in given.items()
+    }
+    return tuple((int(values[f"step{n}"]), values[f"learning_rate{n}"]) for n in numbers)
 
 
 def _refuse_argument(name: str, call: Callable[..., None]) -> NoReturn:

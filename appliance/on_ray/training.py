@@ -95,7 +95,7 @@ def check_run(
             holds a run already, or none to resume, or one of another network.
         StorageError: `run_dir` cannot be looked into, or what the run writes does not fit on its disk.
     """
-    workers.check_batch(plan.config.batch_size)
+    workers.check_batch(plan.config)
     if not workers.use_gpu:
         autocast_dtype(plan.config, torch.device("cpu"))
     folder = RunFolder(run_dir)

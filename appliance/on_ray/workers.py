@@ -11,6 +11,8 @@ import torch
 
 from appliance.errors import ConfigError
 from appliance.on_ray.cluster import joins_a_cluster
+from appliance.training.config import TrainingConfig
+from appliance.training.engine import check_parts
 
 logger = logging.getLogger(__name__)
 
@@ -75,20 +77,21 @@ class Workers:
     def __str__(self) -> str:
         return str(self.count) if self.fewest == self.count else f"{self.fewest}:{self.count}"
 
-    def check_batch(self, batch_size: int) -> None:
+    def check_batch(self, config: TrainingConfig) -> None:
         """Refuses a batch that the workers cannot share evenly: some would wait for the others.
 
         With fewer of an elastic run some may have a picture more; every picture counts the same.
 
         Raises:
-            ConfigError: It cannot be split over `count`.
+            ConfigError: It cannot be split over `count`, or not into the parts in which each is to compute its share.
         """
-        if batch_size % self.count:
+        if config.batch_size % self.count:
             raise ConfigError(
                 "The batch cannot be split evenly over the workers",
-                got=f"batch size {batch_size} and {self.count} workers",
+                got=f"batch size {config.batch_size} and {self.count} workers",
                 hint=f"Choose a batch size that is a multiple of {self.count}",
             )
+        check_parts(config, self.count)
 
 
 def refuse_without_gpus(workers: Workers, address: str | None) -> None:

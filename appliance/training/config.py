@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from appliance.errors import ConfigError
+from appliance.model.spec import plain_number
 
 Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -33,7 +35,7 @@ _COUNT = "at least 1"
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("steps epochs batch_size accumulation_steps learning_rate_batch", lambda v: v >= 1, _COUNT),
     ("regions_per_image keep_checkpoints", lambda v: v >= 1, _COUNT),
-    ("learning_rate clip_gradient_norm", lambda v: 0 < v < float("inf"), "above 0"),
+    ("learning_rate clip_gradient_norm", lambda v: 0 < v < math.inf, "above 0"),
     (
         "warmup_fraction momentum scale_jitter colour_jitter ema_decay",
         lambda v: 0 <= v < 1,
@@ -44,7 +46,7 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("rotate_degrees", lambda v: 0 <= v <= 45, "0..45"),
     ("crop_smallest", lambda v: 0 < v <= 1, "above 0, at most 1"),
     ("frozen_stages", lambda v: v in (0, 1, 2, 3), "0, 1, 2 or 3"),
-    ("seed weight_decay cache_mb", lambda v: v >= 0, "at least 0"),
+    ("seed weight_decay cache_mb", lambda v: 0 <= v < math.inf, "at least 0"),
     ("skip_bad_batches loader_workers patience", lambda v: v >= 0, "at least 0"),
     ("checkpoint_every_steps validate_every_steps", lambda v: v >= 0, "at least 0"),
 )
@@ -161,6 +163,11 @@ class TrainingConfig:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            kind, value = str(field.type).split()[0], getattr(self, field.name)
+            if value is not None and kind in ("int", "float"):
+                number = plain_number(field.name, value, whole=kind == "int")
+                object.__setattr__(self, field.name, number)
         for names, fits, expected in _RANGES:
             for name in names.split():
                 value = getattr(self, name)
@@ -180,11 +187,13 @@ class TrainingConfig:
                 expected="one of them",
             )
         starts = [step for step, _ in self.learning_rate_stages]
-        if starts != sorted(set(starts)) or any(rate <= 0 for _, rate in self.learning_rate_stages):
+        rates = [rate for _, rate in self.learning_rate_stages]
+        is_ascending = starts == sorted(set(starts)) and all(start >= 0 for start in starts)
+        if not is_ascending or not all(0 < rate < math.inf for rate in rates):
             raise ConfigError(
                 "The learning rate stages are wrong",
                 got=self.learning_rate_stages,
-                expected="ascending steps, each with a rate above 0",
+                expected="ascending steps from 0 on, each with a rate above 0",
             )
         if self.learning_rate_scaling != "none" and self.learning_rate_batch is None:
             raise ConfigError(

@@ -129,7 +129,7 @@ def train(
         ImageError: A picture cannot be read any more.
         StorageError: Nor its file.
     """
-    _check(config, share)
+    check_parts(config, share.world_size)
     if device.type == "cpu":
         keep_freed_memory()
     network.to(device=device, memory_format=torch.channels_last)
@@ -201,12 +201,17 @@ def train(
     )
 
 
-def _check(config: TrainingConfig, share: Share) -> None:
-    parts = share.world_size * config.accumulation_steps
+def check_parts(config: TrainingConfig, workers: int) -> None:
+    """Refuses a batch of which some part would have no picture.
+
+    Raises:
+        ConfigError: It has fewer pictures than all workers have parts.
+    """
+    parts = workers * config.accumulation_steps
     if config.batch_size < parts:
         raise ConfigError(
             "A batch has fewer pictures than parts",
-            got=f"batch size {config.batch_size}, {share.world_size} workers and"
+            got=f"batch size {config.batch_size}, {workers} workers and"
             f" accumulation_steps {config.accumulation_steps}",
             expected=f"a batch size of at least {parts}",
         )

@@ -146,7 +146,7 @@ def check_free(folder: RunFolder, *, resume: bool) -> None:
         raise ConfigError(
             "The folder holds a training run already",
             where=folder.uri,
-            hint="Go on with it by --resume, or choose another --run-dir",
+            hint="Go on with it by `appliance train --resume`, or choose another folder",
         )
 
 
