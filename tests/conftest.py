@@ -39,6 +39,7 @@ SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 CLUSTERS_OF_THEIR_OWN = {
     "test_batch_survives",
     "test_batch_two_nodes",
+    "test_container",
     "test_demo",
     "test_jobs",
     "test_training_survives_on_ray",

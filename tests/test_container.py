@@ -271,6 +271,8 @@ def test_the_wheel_is_the_same_for_the_same_files():
     assert project_wheel() == (name, data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.testzip() is None
+        (licence,) = (one for one in archive.namelist() if one.endswith("licenses/LICENSE"))
+        assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
         assert "serve_app/http/page/index.html" in archive.namelist()
     with pytest.raises(ConfigError, match="absent is not installed"):
         installed_project("absent")

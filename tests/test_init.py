@@ -97,6 +97,10 @@ def test_what_the_service_reads_of_it(run_appliance, tmp_path, monkeypatch, caps
     alone = yaml.safe_load(Path("serve.yaml").read_text())
     assert alone["http_options"]["host"] == "127.0.0.1"
     assert set(alone["applications"][0]["args"]) == {"model"}
+    named = ("--model", "fridge@production", "--no-gpu", "--overwrite")
+    assert run_appliance("init", "--for", "serve", *named) == 0
+    (application,) = yaml.safe_load(Path("serve.yaml").read_text())["applications"]
+    assert application["args"] == {"model": "fridge@production"}
 
 
 def test_files_of_others_and_wrong_values_are_refused(run_appliance, tmp_path, capsys):

@@ -143,9 +143,7 @@ def test_a_job_with_a_mistake_fails_with_one_sentence(jobs, tiny_model_path, tmp
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "path", ["/api/jobs/", "/api/version", "/nodes?view=summary", "/api/cluster_status"]
-)
+@pytest.mark.parametrize("path", ["/api/jobs/", "/api/version", "/nodes?view=summary"])
 def test_dashboard_and_jobs_api_answer_nobody_without_the_token(head, path):
     address, token = head
     for headers in ({}, {"Authorization": "Bearer another"}):

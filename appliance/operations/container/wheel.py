@@ -39,6 +39,7 @@ def project_wheel() -> tuple[str, bytes]:
         f"{stem}.dist-info/METADATA": _text(distribution, "METADATA"),
         f"{stem}.dist-info/WHEEL": _WHEEL.encode(),
         f"{stem}.dist-info/entry_points.txt": _text(distribution, "entry_points.txt"),
+        f"{stem}.dist-info/licenses/LICENSE": _text(distribution, "licenses/LICENSE"),
     }
     record = f"{stem}.dist-info/RECORD"
     lines = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in files.items()]

@@ -13,6 +13,7 @@ from appliance import storage
 from appliance.errors import StorageError
 from appliance.operations.setup.answers import Answers
 from appliance.operations.setup.commented import commented, described, in_yaml
+from appliance.registry.references import is_reference
 
 TRAINING_FILE, SERVICE_FILE = "train.yaml", "serve.yaml"
 _MARK = "# Written by `appliance init`"
@@ -85,7 +86,8 @@ def service_text(answers: Answers, file: Path) -> str:
     """What `serve deploy` takes; its `args` are all settings of the service."""
     # Named as text: the library does not import the service.
     fields = importlib.import_module("serve_app.settings").ServiceSettings.model_fields
-    chosen: dict[str, Any] = {"model": storage.absolute(answers.model)}
+    named = is_reference(answers.model)
+    chosen: dict[str, Any] = {"model": answers.model if named else storage.absolute(answers.model)}
     if answers.beyond:
         chosen["key_file"] = storage.absolute(answers.key_file)
     if answers.gpu:
