@@ -113,6 +113,7 @@ class ModelSpec:
                 "The input size is out of range",
                 got=f"shorter side {self.shorter_side_px}, longer side {self.longer_side_px}",
                 expected="32 <= shorter <= longer <= 8192 pixels",
+                hint="Change both, shorter_side_px and longer_side_px",
             )
         for name in ("score_threshold", "nms_iou_threshold"):
             if not 0 <= getattr(self, name) <= 1:
