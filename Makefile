@@ -23,7 +23,7 @@ help:
 	@echo "make test-side-by-side  the same as two processes beside each other, one for each core"
 	@echo "make test-all  the same with the long proofs"
 	@echo "make check     lint, formatting, types, import contracts"
-	@echo "make bench     the quick benchmarks, into benchmarks/results/latest/"
+	@echo "make bench     the quick benchmarks (under 15 minutes), into benchmarks/results/latest/"
 	@echo "make clean     remove .venv and everything generated"
 
 $(RUNTIME_STAMP): requirements-setup.txt requirements.txt pyproject.toml
@@ -86,8 +86,7 @@ format: setup-dev
 	$(BIN)/ruff format .
 
 bench: setup-dev
-	$(BIN)/python -m benchmarks.main_job --quick --json
-	$(BIN)/python -m benchmarks.model_speed --quick --json
+	$(BIN)/python -m benchmarks.all --quick
 
 # Pins come from pyproject.toml; the resulting files name no registry.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet

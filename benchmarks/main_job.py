@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--picture", action="store_true", help="also draw the detections on two test pictures"
     )
+    parser.add_argument("--keep", help="folder for what the last run made: model, scores, pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON document last")
     options = parser.parse_args()
 
@@ -52,7 +54,7 @@ def main() -> None:
     arguments += [] if steps is None else ["--steps", str(steps)]
     picture = RESULTS_DIR / options.folder / "detections.jpg" if options.picture else None
     repeats = 1 if options.quick else options.repeats
-    runs = [_run(arguments, picture) for _ in range(repeats)]
+    runs = [_run(arguments, picture, options.keep) for _ in range(repeats)]
     result = {
         "median": {name: statistics.median(run[name] for run in runs) for name in FIGURES},
         "http_equals_batch": all(run["http_equals_batch"] for run in runs),
@@ -67,7 +69,7 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def _run(arguments: list[str], picture: Path | None) -> dict[str, Any]:
+def _run(arguments: list[str], picture: Path | None, keep: str | None) -> dict[str, Any]:
     appliance = Path(sys.executable).with_name("appliance")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(appliance), "demo", "--quiet", "--json", "--out", f"{folder}/out"]
@@ -75,6 +77,8 @@ def _run(arguments: list[str], picture: Path | None) -> dict[str, Any]:
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             _draw(read_records(f"{folder}/out/scores")[:2]).save(picture, quality=88)
+        if keep is not None:
+            shutil.copytree(f"{folder}/out", keep, dirs_exist_ok=True)
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary
 

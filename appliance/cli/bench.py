@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import typer
+
+from appliance.errors import ConfigError
 
 app = typer.Typer(
     help="Measure a service, batch scoring, training or the model. Options are those of `python -m benchmarks....`",
@@ -18,6 +21,7 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 @app.command(context_settings=_PASSED_ON)
 def online(context: typer.Context) -> None:
     """Load a service: the highest rate within a latency, saturation, overload (URL ...)."""
+    _require_generator()
     _run("benchmarks.online", context)
 
 
@@ -37,6 +41,29 @@ def train(context: typer.Context) -> None:
 def model(context: typer.Context) -> None:
     """Time the detector, beside torchvision's."""
     _run("benchmarks.model_speed", context)
+
+
+@app.command("all", context_settings=_PASSED_ON)
+def all_(context: typer.Context) -> None:
+    """Run them one after another, and draw one page of what came of it."""
+    _require_generator()
+    _run("benchmarks.all", context)
+
+
+@app.command(context_settings=_PASSED_ON)
+def compare(context: typer.Context) -> None:
+    """Say what changed beyond noise between two results (OLD NEW); exit code 1 when something got worse."""
+    _run("benchmarks.compare", context)
+
+
+def _require_generator() -> None:
+    missing = [name for name in ("locust", "hdrh") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            "What sends the load is not installed",
+            got=f"no {' and no '.join(missing)}",
+            hint="`.venv/bin/uv pip install --python .venv/bin/python -e '.[bench]'` brings it",
+        )
 
 
 def _run(module: str, context: typer.Context) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from appliance.errors import ApplianceError
 from appliance.model.spec import ARCHITECTURES, COMPACT
+from benchmarks.measurement import RESULTS_DIR
+from benchmarks.report.page import can_draw, write_page
 
 DEFAULT_ARCHITECTURES = (
     COMPACT,
@@ -70,6 +72,8 @@ def run_command(
     except ApplianceError as error:
         parser.error(str(error))
     print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
+    if can_draw():
+        write_page(RESULTS_DIR / options.folder)
     if options.json:
         print(json.dumps(result))
 

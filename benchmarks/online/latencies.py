@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
 
 NEEDED = {"p50": 1, "p90": 100, "p95": 200, "p99": 10_000, "p99.9": 100_000}
@@ -34,7 +36,7 @@ class Latencies:
     def decoded(cls, text: str) -> Latencies:
         """From what `encoded` gave, here or by any other HDR histogram."""
         latencies = cls()
-        latencies._histogram.decode_and_add(text)
+        latencies._histogram = HdrHistogram.decode(text)
         return latencies
 
     def encoded(self) -> str:
@@ -51,7 +53,24 @@ class Latencies:
 
     def at(self, percentile: float) -> float:
         """The latency in ms that `percentile` of a hundred do not exceed; 0 where there is none."""
-        return float(self._histogram.get_value_at_percentile(percentile)) / _US_PER_MS
+        if not len(self):
+            return 0.0
+        # As HDR histograms have it, but not place by place in Python.
+        target = max(1, int(percentile / 100 * len(self) + 0.5))
+        place = int(np.searchsorted(np.cumsum(self._counts), target))
+        value = self._histogram.get_value_from_index(place)
+        return float(self._histogram.get_highest_equivalent_value(value)) / _US_PER_MS
+
+    @property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        return np.ctypeslib.as_array(self._histogram.counts).astype(np.int64)
+
+    def values_ms(self) -> npt.NDArray[np.float64]:
+        """Each of them, ascending, to three digits."""
+        counts = self._counts
+        places = np.flatnonzero(counts)
+        values = [self._histogram.get_value_from_index(int(place)) for place in places]
+        return np.repeat(np.array(values, np.float64) / _US_PER_MS, counts[places])
 
     def published(self) -> dict[str, float | None]:
         """What may be told: percentiles in ms, None for those of too few samples, and the largest."""

@@ -54,6 +54,7 @@ class ServiceUser(FastHttpUser):
     """
 
     abstract = True
+    insecure = False  # a key goes to nobody whose certificate is not good
     work: Work | None = None
     bodies: dict[tuple[str, ...], tuple[bytes, dict[str, str]]] = {}  # noqa: RUF012 - shared by all
 
