@@ -296,9 +296,14 @@ def test_goodput_is_what_is_right_and_in_time():
 
 def test_figures_of_a_generator_that_could_not_keep_up_are_void():
     assert step_of([20] * 10).void == []
-    assert step_of([400] * 10, lag_ms=15).void == []
+    assert step_of([20] * 10, lag_ms=15, objective_ms=400).void == []
+    assert step_of([20] * 10, lag_ms=15, max_lag_ms=20).void == []
     (late,) = step_of([20] * 10, lag_ms=15).void
-    assert "15 ms late" in late
+    assert "100% of the requests more than 10 ms late" in late
+    # One of thirty may be chance; three of them are none.
+    punctual, tardy = step_of([20] * 29).samples, step_of([20], lag_ms=15).samples
+    assert step_of([], samples=[*punctual[:29], *tardy]).void == []
+    assert step_of([], samples=[*punctual[:27], *tardy * 3]).void != []
     (busy,) = step_of([20] * 10, cpu_shares=[0.2, 0.9, 0.9]).void
     assert "0.90 of its one core" in busy
     assert step_of([20], ended_early="too many waited").void == ["too many waited"]

@@ -64,7 +64,7 @@ def main() -> None:
         "--max-lag-ms",
         type=_positive,
         default=MAX_LAG_MS,
-        help="void if 1 %% of the requests were sent later than this and a twentieth of the median",
+        help="void if 1 %% of the requests were sent later than this and a twentieth of the objective",
     )
     parser.add_argument("--seed", type=int, default=0, help="of schedules and pictures")
     add_result_arguments(parser, name="online")
@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     print(RULE)
     for name, value in figures.items():
         print(f"{name:28} {'none' if value is None else f'{value:.3f}':>10}")
-    for reason in campaign.void:
+    for reason in dict.fromkeys(campaign.void):
         print(f"VOID: {reason}; run the generator on another machine, or ask for less")
     result = {
         "service": without_secrets(options.url),
