@@ -190,17 +190,17 @@ def _restore(name: str, tried: Record, before: Deployed | None) -> None:
 
     What somebody else has deployed meanwhile stays.
     """
+    from ray import serve
     from ray.exceptions import RayError
 
     try:
-        found = deployment_of(name)
-        if found is None or found.record != tried:
-            return
         if before is None:
-            stop_service(name)
-            return
-        _run(name, before.record)
-        _wait_until_running(name, time.monotonic() + _BACK_WITHIN_S, _BACK_WITHIN_S)
+            if name in serve.status().applications:
+                stop_service(name)
+        # Serve takes a moment to show what it was told.
+        elif existing(name).record in (tried, before.record):
+            _run(name, before.record)
+            _wait_until_running(name, time.monotonic() + _BACK_WITHIN_S, _BACK_WITHIN_S)
     except (ApplianceError, _NotWellError, RayError) as error:
         logger.warning("%s is not as it was before: %s", name, error)
 
