@@ -86,3 +86,11 @@ def test_here_no_deployment_runs_before_the_first(monkeypatch):
     assert not service.is_existing_service()
     with pytest.raises(ServiceError, match="There is no such deployment"):
         service.delete()
+
+
+def test_a_deployment_that_is_there_is_deleted(monkeypatch):
+    ended = []
+    monkeypatch.setattr("appliance.on_ray.deployments.deployment_of", lambda *_, **__: "there")
+    monkeypatch.setattr("appliance.on_ray.deployments.undeploy", lambda *of, **__: ended.append(of))
+    assert Deployment.delete_if_service_exist("shelf")
+    assert ended == [("shelf",)]
