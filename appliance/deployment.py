@@ -210,6 +210,43 @@ class Deployment:
             )
         return json.dumps(found)
 
+    def build_docker_image(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+        tag: str | None = None,
+    ) -> str:
+        """Writes what an image of the model and its service is built from, and builds it: `appliance docker --build`.
+
+        Args:
+            folder: Where to write; a new folder, or an earlier one of this. None takes `docker/NAME`.
+            device: Whether for machines without or with NVIDIA GPUs.
+            tag: Name of the image; None makes one of the model's name and version.
+
+        Returns:
+            The name of the image.
+
+        Raises:
+            ConfigError: There is no model, or something else lies in the folder.
+            StorageError, ModelFileError: The model cannot be read.
+            ServiceError: There is no Docker engine here, or it fails; the folder stays.
+        """
+        from appliance.operations.container.context import ContainerPlan, write_context
+        from appliance.operations.container.engine import build_image
+        from appliance.registry.registry import find_model
+
+        with tempfile.TemporaryDirectory() as scratch:
+            model = self._model_text(Path(scratch))
+            if model is None:
+                raise ConfigError("An image needs a model", got="none", hint="Name one")
+            plan = ContainerPlan(find_model(model, self._registry), device)
+            place = Path("docker") / plan.name if folder is None else Path(folder)
+            name = tag or plan.tag
+            write_context(plan, place, tag=name)
+        build_image(place, name)
+        return name
+
     def _model_text(self, folder: Path) -> str | None:
         """A file or a reference; a detector becomes a file in the folder."""
         if self._model is None or isinstance(self._model, str | os.PathLike):

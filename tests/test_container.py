@@ -20,6 +20,7 @@ from registry_cases import registered
 from survival import running, wait_until
 from test_doctor import port_of_nobody, program
 
+from appliance import Deployment, FasterRCNN
 from appliance.errors import ConfigError
 from appliance.operations.container import pins
 from appliance.operations.container.wheel import PACKAGES, installed_project, project_wheel
@@ -247,6 +248,21 @@ def test_an_image_is_built_where_an_engine_is(
     program(engine, "docker", '[ "$1" = version ]')
     assert run_appliance(*command) == 1
     assert "The image could not be built: docker/tiny (got exit code 1" in capsys.readouterr().err
+
+
+def test_a_deployment_is_built_by_its_name_of_2018(tiny_model_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    monkeypatch.setenv("PATH", f"{engine}")
+    program(engine, "docker", f'echo "$@" >> {tmp_path}/asked')
+    service = Deployment("shelf", FasterRCNN.load(tiny_model_path))
+    image = service.build_docker_image()
+    assert image.startswith("detection-shelf:")
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == f"build -t {image} docker/shelf"
+    assert (tmp_path / "docker/shelf/shelf.safetensors").stat().st_size > 0
+    with pytest.raises(ConfigError, match="needs a model"):
+        Deployment("shelf").build_docker_image()
 
 
 def test_pins_come_from_the_checkout_or_from_what_is_installed(tmp_path):
