@@ -15,6 +15,7 @@ from benchmarks.online.protocols import Found, WrongAnswerError
 
 _SAME_IOU = 0.5
 _SAME_SCORE = 0.05
+_SAME_PX = 2.0
 _EDGE_PX = 0.51
 """A box may touch the picture's edge, and /score has told it in fractions."""
 _MAX_STRAY = 0.1
@@ -42,6 +43,8 @@ class References:
         """
         check_detections(found, picture)
         first = self._found.setdefault(picture.name, found)
+        if _alike(found, first):
+            return
         if self._strays(found, first) or self._strays(first, found):
             raise WrongAnswerError("other detections than before for the same picture")
 
@@ -56,6 +59,16 @@ class References:
         near &= _iou(found.boxes_xyxy, other.boxes_xyxy) >= _SAME_IOU
         alone = sure & ~near.any(axis=1)
         return bool(alone.sum() > _MAX_STRAY * sure.sum())
+
+
+def _alike(found: Found, first: Found) -> bool:
+    """The same detections in the same order: most answers are, and telling so costs next to nothing."""
+    return (
+        len(found.scores) == len(first.scores)
+        and bool((found.class_ids == first.class_ids).all())
+        and bool((np.abs(found.scores - first.scores) <= _SAME_SCORE).all())
+        and bool((np.abs(found.boxes_xyxy - first.boxes_xyxy) <= _SAME_PX).all())
+    )
 
 
 def check_detections(found: Found, picture: Picture) -> None:
