@@ -3,7 +3,6 @@
 Run by `test_ported_script.py` in a folder that has `detection/sample_data/foods`; `PICTURE_URL` is given to it.
 """
 
-# ruff: noqa
 # mypy: ignore-errors
 # fmt: off
 import warnings
