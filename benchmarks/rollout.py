@@ -5,7 +5,7 @@
 Two models of different weights in a registry; a deployment of one of them on a cluster of this machine. First its
 best speed is found with clients that send one request after the other, without retries. Then come requests at half
 of it (`--load 0.5`), evenly, whatever becomes of those before, from a process that knows nothing of the rest; after a
-tenth of them the other model is deployed, and after two thirds rolled back. All is counted by status, by the version that answered
+tenth of them the other model is deployed, and after three fifths rolled back. All is counted by status, by the version that answered
 and by second. Prints a table, then with --json one JSON document last; the same goes to
 `benchmarks/results/FOLDER/NAME.json`.
 """
