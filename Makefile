@@ -23,7 +23,7 @@ help:
 	@echo "make test-side-by-side  the same as two processes beside each other, one for each core"
 	@echo "make test-all  the same with the long proofs"
 	@echo "make check     lint, formatting, types, import contracts"
-	@echo "make bench     the quick benchmarks (under 15 minutes), into benchmarks/results/latest/"
+	@echo "make bench     the quick benchmarks (meant for 15 minutes), into benchmarks/results/latest/"
 	@echo "make clean     remove .venv and everything generated"
 
 $(RUNTIME_STAMP): requirements-setup.txt requirements.txt pyproject.toml
