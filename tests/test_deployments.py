@@ -56,15 +56,36 @@ def registry(tiny_model_path, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shelf(ray_cluster, registry):
-    """A deployment that another process has made and left, of one replica."""
-    words = ["deploy", NAME, "--model", "shapes:1", "--registry", registry, "--port", 0]
-    words += ["--replicas", 1, "--set", "num_cpus=0.5", *QUICK, "--address", connect().address]
-    with child(JOINING, *words) as process:
+def said_at_first(ray_cluster):
+    """What the command says of a cluster without deployments."""
+    return said_by("deployments")
+
+
+@pytest.fixture(scope="module")
+def made(said_at_first, registry):
+    """The address and the record of a deployment that another process has made and left, of one replica."""
+    words = ("deploy", NAME, "--model", "shapes:1", "--registry", registry, "--port", 0)
+    said = said_by(*words, "--replicas", 1, "--set", "num_cpus=0.5", *QUICK)
+    yield re.search(r"http://\S+", said)[0], deployment_of(NAME).record
+    rollout.delete(NAME)
+
+
+@pytest.fixture
+def shelf(made):
+    """The address of that deployment, as it was made, whatever other tests have left."""
+    url, record = made
+    if deployment_of(NAME).record != record:
+        rollout._run(NAME, record)
+    wait_for(lambda: deployment_of(NAME).record == record and replica_states() == ["RUNNING"])
+    wait_for(lambda: deployment_of(NAME).status == "RUNNING")
+    return url
+
+
+def said_by(*words):
+    with child(JOINING, *words, "--address", connect().address) as process:
         said, complaints = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, complaints
-    yield re.search(r"http://\S+", said)[0]
-    rollout.delete(NAME)
+    return said
 
 
 def answer(url):
@@ -74,12 +95,19 @@ def answer(url):
     return headers["X-Model"]
 
 
-def replica_names(name=NAME):
+def replicas():
     from ray.serve.context import _get_global_client
 
-    details = _get_global_client().get_serve_details()["applications"][name]
-    replicas = details["deployments"]["DetectionService"]["replicas"]
-    return {replica["replica_id"] for replica in replicas if replica["state"].value == "RUNNING"}
+    details = _get_global_client().get_serve_details()["applications"][NAME]
+    return details["deployments"]["DetectionService"]["replicas"]
+
+
+def replica_states():
+    return [replica["state"].value for replica in replicas()]
+
+
+def replica_names():
+    return {replica["replica_id"] for replica in replicas() if replica["state"].value == "RUNNING"}
 
 
 def listed(run_appliance, capsys):
@@ -87,9 +115,8 @@ def listed(run_appliance, capsys):
     return {one["name"]: one for one in json.loads(capsys.readouterr().out)["deployments"]}
 
 
-def test_there_are_none_at_first(ray_cluster, run_appliance, capsys):
-    assert run_appliance("deployments") == 0
-    assert capsys.readouterr().out == "There are no deployments on this cluster.\n"
+def test_there_are_none_at_first(said_at_first):
+    assert said_at_first == "There are no deployments on this cluster.\n"
 
 
 def test_it_outlives_the_process_that_made_it_and_is_listed(shelf, run_appliance, capsys):
