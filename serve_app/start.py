@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from appliance.errors import ServiceError
+from serve_app.applications import answering_replicas
 
 if TYPE_CHECKING:
     from serve_app.settings import ServiceSettings
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "appliance"
+
+NOT_WELL = ("DEPLOY_FAILED", "UNHEALTHY")
+"""What Serve calls an application whose replicas do not start or do not stay."""
 
 _POLL_S = 0.05
 
@@ -93,6 +97,7 @@ def start_service(
     with quiet_serve():
         port = listen(host, port, grpc_port=grpc_port)
     service = RunningService(name, url_of(host, port) + prefix.rstrip("/"))
+    old = answering_replicas(name)
     try:
         with quiet_serve():
             try:
@@ -102,7 +107,7 @@ def start_service(
             except RayServeException as error:  # such as: another service has that prefix
                 reason = getattr(error, "cause", error)
                 raise ServiceError("The service does not start", where=name, got=reason) from None
-        _wait_until_ready(service, timeout_s)
+        _wait_until_ready(service, old, timeout_s)
         logger.info("service %s answers at %s", name, service.url)
         if blocking:
             _wait_for_the_end()
@@ -191,9 +196,9 @@ def start_error(name: str, error: RuntimeError | None = None) -> ServiceError:
     )
 
 
-def _wait_until_ready(service: RunningService, timeout_s: float) -> None:
+def _wait_until_ready(service: RunningService, old: frozenset[str], timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while (reason := reason_for_silence(service.url)) is not None:
+    while (reason := _reason_to_wait(service, old)) is not None:
         if time.monotonic() > deadline_s:
             raise ServiceError(
                 "The service does not answer",
@@ -203,6 +208,23 @@ def _wait_until_ready(service: RunningService, timeout_s: float) -> None:
                 hint="Look at `serve status` and at the logs of its replicas",
             )
         time.sleep(_POLL_S)
+
+
+def _reason_to_wait(service: RunningService, old: frozenset[str]) -> object:
+    """None when replicas answer, and none of the version before.
+
+    Raises:
+        ServiceError: The new version does not start.
+    """
+    from ray import serve
+
+    if (reason := reason_for_silence(service.url)) is not None:
+        return reason
+    if not answering_replicas(service.name) & old:
+        return None
+    if serve.status().applications[service.name].status in NOT_WELL:
+        raise start_error(service.name)
+    return "the version before"
 
 
 def reason_for_silence(url: str) -> OSError | None:

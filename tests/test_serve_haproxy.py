@@ -151,7 +151,7 @@ def test_it_listens_where_it_is_asked_to_and_nowhere_else(running):
 def test_text_of_serve_becomes_json_without_a_word_of_it(running):
     url, _, _ = running
     # There is a service for every path, so that 404 of Serve says that it has just gone.
-    expected = {408: 504, 404: 503, 500: 500, 502: 502, 503: 503, 504: 504}
+    expected = {408: 504, 404: 503, 500: 502, 502: 502, 503: 503, 504: 504}
     for theirs, ours in expected.items():
         status, headers, answer = ask(f"{url}/{theirs}", "GET")
         assert (status, set(answer["error"])) == (ours, {"code", "message", "hint"})

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import ConfigError
+from serve_app.applications import answering_replicas, applications, state_of
 from serve_app.deployments.record import DEPLOYMENT_NAME, Record
 from serve_app.ingress.listening import url_of
 
 _ANY_HOSTS = ("0.0.0.0", "::", "")  # noqa: S104 - read, not listened on
-_RUNNING = "RUNNING"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Deployed:
 
 def deployments() -> list[Deployed]:
     """All deployments by name; other applications of Serve are none."""
-    found = (_deployed(name, details) for name, details in sorted(_applications().items()))
+    found = (_deployed(name, details) for name, details in sorted(applications().items()))
     return [deployed for deployed in found if deployed is not None]
 
 
@@ -53,7 +53,7 @@ def deployment_of(name: str) -> Deployed | None:
     Raises:
         ConfigError: There is one that is no deployment.
     """
-    details = _applications().get(name)
+    details = applications().get(name)
     if details is None:
         return None
     deployed = _deployed(name, details)
@@ -83,27 +83,18 @@ def existing(name: str) -> Deployed:
     return deployed
 
 
-def _applications() -> dict[str, Any]:
-    from ray.serve.context import _get_global_client
-
-    # `serve.status` tells all but the `user_config`.
-    client: Any = _get_global_client(raise_if_no_controller_running=False)
-    return {} if client is None else dict(client.get_serve_details()["applications"])
-
-
 def _deployed(name: str, details: dict[str, Any]) -> Deployed | None:
     part = details["deployments"].get(DEPLOYMENT_NAME, {})
     record = Record.of_json(part.get("deployment_config", {}).get("user_config"))
     if record is None:
         return None
-    states = [replica["state"] for replica in part["replicas"]]
     return Deployed(
         name=name,
         url=_base_url() + str(details["route_prefix"]).rstrip("/"),
         record=record,
-        status=str(getattr(details["status"], "value", details["status"])),
+        status=state_of(details["status"]),
         message=str(details["message"] or part["message"]),
-        replicas=sum(getattr(state, "value", state) == _RUNNING for state in states),
+        replicas=len(answering_replicas(name)),
         replicas_wanted=int(part["target_num_replicas"]),
     )
 

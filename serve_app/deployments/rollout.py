@@ -15,17 +15,17 @@ from typing import Any
 
 from appliance.errors import ApplianceError, ServiceError
 from appliance.registry.registry import now, who
+from serve_app.applications import answering_replicas
 from serve_app.deployments.found import Deployed, deployment_of, existing
 from serve_app.deployments.record import Record, Release
 from serve_app.ingress.listening import listen
 from serve_app.settings import ServiceSettings
-from serve_app.start import quiet_serve, reason_for_silence, start_error, stop_service
+from serve_app.start import NOT_WELL, quiet_serve, reason_for_silence, start_error, stop_service
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
 _RUNNING = "RUNNING"
-_NOT_WELL = ("DEPLOY_FAILED", "UNHEALTHY")
 _POLL_S = 0.1
 _BACK_WITHIN_S = 60.0
 
@@ -101,9 +101,12 @@ def _switch(
     name: str, record: Record, before: Deployed | None, *, timeout_s: float, watch_s: float
 ) -> Deployed:
     deadline_s = time.monotonic() + timeout_s
+    # Serve keeps the replicas of a release that differs in scale alone.
+    goes = before is not None and before.record.current.code_version != record.current.code_version
+    old = answering_replicas(name) if goes else frozenset()
     try:
         _run(name, record)
-        _wait_until_running(name, deadline_s, timeout_s)
+        _wait_until_running(name, old, deadline_s, timeout_s)
         _wait_until_ready(existing(name).url, deadline_s, timeout_s)
         if before is not None:  # else there is nothing to go back to
             _watch(name, watch_s)
@@ -149,9 +152,11 @@ def _run(name: str, record: Record) -> None:
             raise _NotWellError(getattr(error, "cause", error)) from None
 
 
-def _wait_until_running(name: str, deadline_s: float, timeout_s: float) -> None:
-    while (status := _status(name)) != _RUNNING:
-        if status in _NOT_WELL:
+def _wait_until_running(
+    name: str, old: frozenset[str], deadline_s: float, timeout_s: float
+) -> None:
+    while (status := _status(name)) != _RUNNING or answering_replicas(name) & old:
+        if status in NOT_WELL:
             raise _NotWellError(start_error(name).got)
         if time.monotonic() > deadline_s:
             raise _NotWellError(
@@ -171,7 +176,7 @@ def _wait_until_ready(url: str, deadline_s: float, timeout_s: float) -> None:
 def _watch(name: str, watch_s: float) -> None:
     end_s = time.monotonic() + watch_s
     while time.monotonic() < end_s:
-        if _status(name) in _NOT_WELL:
+        if _status(name) in NOT_WELL:
             raise _NotWellError(start_error(name).got)
         time.sleep(_POLL_S)
 
@@ -200,7 +205,8 @@ def _restore(name: str, tried: Record, before: Deployed | None) -> None:
         # Serve takes a moment to show what it was told.
         elif existing(name).record in (tried, before.record):
             _run(name, before.record)
-            _wait_until_running(name, time.monotonic() + _BACK_WITHIN_S, _BACK_WITHIN_S)
+            end_s = time.monotonic() + _BACK_WITHIN_S
+            _wait_until_running(name, frozenset(), end_s, _BACK_WITHIN_S)
     except (ApplianceError, _NotWellError, RayError) as error:
         logger.warning("%s is not as it was before: %s", name, error)
 

@@ -60,8 +60,10 @@ _ANSWERS = {
 """By status: code, message, hint; in the one shape of `serve_app.http.error_answers`. What is no HTTP, or
 does not come in time, HAProxy answers with 400 or 408 and a sentence of its own, which cannot be changed."""
 
-_OWN_ANSWERS = {408: 504, 500: 500, 502: 502, 503: 503, 504: 504}
-"""Statuses of Serve's text answers -> ours: its 408 is a time-out in its queue, not a slow client."""
+_OWN_ANSWERS = {408: 504, 500: 502, 502: 502, 503: 503, 504: 504}
+"""Statuses of Serve's text answers -> ours: its 408 is a time-out in its queue, not a slow client, and its 500
+a replica that died under a request which came by Serve's own proxy, as all do until HAProxy knows a replica.
+Failures of ours are JSON already."""
 
 
 def main() -> None:
