@@ -63,6 +63,7 @@ def child(program: str, *arguments: object) -> subprocess.Popen:
     search = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

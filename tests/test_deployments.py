@@ -1,58 +1,35 @@
-"""Deployments on a real cluster: side by side, switched without a lost request, back by themselves when it goes wrong."""
+"""Deployments on a real cluster: side by side, each with its own path, model, keys and scale."""
 
 from __future__ import annotations
 
-import json
 import re
-import time
-from dataclasses import replace
 
 import pytest
-import torch
-from factories import jpeg_bytes, spread_outputs
+from deployment_cases import (
+    NAME,
+    QUICK,
+    answer,
+    as_made,
+    listed,
+    registry_of_shapes,
+    replica_names,
+    said_by,
+)
+from factories import jpeg_bytes
 from ray import serve
-from registry_cases import child
-from service_load import JPEG, WAIT_S, under_load, wait_for
-from serving import JPEG_TYPE, ask, settings_for
+from service_load import JPEG, WAIT_S
+from serving import settings_for
 
 from appliance import Deployment, FasterRCNN
 from appliance.errors import ConfigError, ModelFileError, ServiceError, ServiceRefusalError
-from appliance.model import model_file
-from appliance.model.faster_rcnn import build_network
 from appliance.on_ray import deployments as on_ray
-from appliance.on_ray.cluster import connect
-from appliance.registry.registry import Registry
 from serve_app.deployments import check, rollout
-from serve_app.deployments.found import deployment_of, host_of
-from serve_app.deployments.record import Record, Release
-
-NAME = "shelf"
-QUICK = ("--watch", 0)
-# The cluster of the tests is on loopback alone, where Ray does not look for one.
-JOINING = """
-from appliance.cli.main import main
-from appliance.on_ray.process_environment import daemons_on_loopback
-
-with daemons_on_loopback():
-    main()
-"""
+from serve_app.deployments.found import deployment_of
 
 
 @pytest.fixture(scope="module")
 def registry(tiny_model_path, tmp_path_factory):
-    """Versions 1 and 2 of the model `shapes` are fit to be served; 3 has a number that is none."""
-    folder = tmp_path_factory.mktemp("registry")
-    loaded = model_file.load(str(tiny_model_path))
-    torch.manual_seed(3)
-    other = spread_outputs(build_network(loaded.spec))
-    model_file.save(str(folder / "other.safetensors"), other, loaded.spec)
-    with torch.no_grad():
-        loaded.network.roi_heads.box_predictor.cls_score.bias[0] = float("nan")
-    model_file.save(str(folder / "astray.safetensors"), loaded.network, loaded.spec)
-    registry = Registry(folder / "models")
-    for file in (tiny_model_path, folder / "other.safetensors", folder / "astray.safetensors"):
-        registry.add("shapes", file)
-    return registry.root_uri
+    return registry_of_shapes(tiny_model_path, tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(scope="module")
@@ -72,47 +49,10 @@ def made(said_at_first, registry):
 
 @pytest.fixture
 def shelf(made):
-    """The address of that deployment, as it was made, whatever other tests have left."""
+    """The address of that deployment, as it was made."""
     url, record = made
-    if deployment_of(NAME).record != record:
-        rollout._run(NAME, record)
-    wait_for(lambda: deployment_of(NAME).record == record and replica_states() == ["RUNNING"])
-    wait_for(lambda: deployment_of(NAME).status == "RUNNING")
+    as_made(record)
     return url
-
-
-def said_by(*words):
-    with child(JOINING, *words, "--address", connect().address) as process:
-        said, complaints = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0, complaints
-    return said
-
-
-def answer(url):
-    status, headers, record = ask(f"{url}/v1/detect", data=JPEG, headers=JPEG_TYPE)
-    assert status == 200
-    assert headers["X-Model"] == f"{record['model_name']}:{record['model_version']}"
-    return headers["X-Model"]
-
-
-def replicas():
-    from ray.serve.context import _get_global_client
-
-    details = _get_global_client().get_serve_details()["applications"][NAME]
-    return details["deployments"]["DetectionService"]["replicas"]
-
-
-def replica_states():
-    return [replica["state"].value for replica in replicas()]
-
-
-def replica_names():
-    return {replica["replica_id"] for replica in replicas() if replica["state"].value == "RUNNING"}
-
-
-def listed(run_appliance, capsys):
-    assert run_appliance("deployments", "--json") == 0
-    return {one["name"]: one for one in json.loads(capsys.readouterr().out)["deployments"]}
 
 
 def test_there_are_none_at_first(said_at_first):
@@ -140,54 +80,6 @@ def test_another_scale_keeps_the_replicas_that_there_are(shelf, run_appliance, r
     assert told["earlier"] == []
 
 
-def test_a_trial_a_switch_and_the_way_back_lose_no_request(shelf, run_appliance, registry, capsys):
-    words = ("--model", "shapes:2", "--registry", registry, "--watch", 0.5)
-    with under_load(shelf, clients=2) as load:
-        assert run_appliance("deploy", NAME, *words, "--canary", "50%") == 0
-        assert f"{NAME} serves shapes:1, 50 % shapes:2 at" in capsys.readouterr().out
-        assert {answer(shelf) for _ in range(40)} == {"shapes:1", "shapes:2"}
-        assert run_appliance("deploy", NAME, *words) == 0
-        said = capsys.readouterr().out
-        assert f"{NAME} serves shapes:2 at {shelf}\nBack to shapes:1: appliance rollback" in said
-        assert answer(shelf) == "shapes:2"
-        assert run_appliance("rollback", NAME, *QUICK, "--json") == 0
-        assert json.loads(capsys.readouterr().out)["model"] == "shapes:1"
-        assert answer(shelf) == "shapes:1"
-    assert load.failures == []
-    assert run_appliance("rollback", NAME) == 1
-    message = "There is no earlier release to go back to (got only shapes:1)"
-    assert message in capsys.readouterr().err
-
-
-def test_a_release_that_does_not_start_goes_back_by_itself(shelf, registry):
-    before = replica_names()
-    with (
-        under_load(shelf, clients=1) as load,
-        pytest.raises(ServiceError) as caught,
-    ):
-        # Only replicas look for their device.
-        on_ray.deploy(NAME, "shapes:2", {"device": "cuda:99"}, registry=registry, watch_s=0)
-    assert "shelf keeps shapes:1, because shapes:2 is not well (got " in str(caught.value)
-    assert "cuda:99" in str(caught.value)
-    assert load.failures == []
-    assert replica_names() == before
-    assert deployment_of(NAME).status == "RUNNING"
-    assert deployment_of(NAME).record.current.settings.get("device") is None
-
-
-def test_a_release_without_room_goes_back_in_time(shelf, registry):
-    before = replica_names()
-    # Ray lets also what never started take as long to end as a request may.
-    large = {"num_cpus": 64, "request_timeout_s": 0.1}
-    message = r"replicas are not up after 1 s\). See with `ray status`"
-    with pytest.raises(ServiceError, match=message):
-        on_ray.deploy(NAME, None, large, registry=registry, timeout_s=1)
-    assert replica_names() == before
-    with pytest.raises(ServiceError, match="shapes:1 cannot be deployed: wide .got its replicas"):
-        on_ray.deploy("wide", "shapes:1", large, registry=registry, timeout_s=1)
-    assert deployment_of("wide") is None
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -196,7 +88,10 @@ def test_a_release_without_room_goes_back_in_time(shelf, registry):
             ("deploy", "v1"),
             "That is no name for a deployment (got 'v1', expected none that is a path",
         ),
-        (("deploy", "new"), "Which model?: new (got no deployment of that name on this cluster)"),
+        (
+            ("deploy", "new"),
+            "Which model?: new (got no deployment of that name that has answered yet)",
+        ),
         (("deploy", NAME, "--model", "shape:1"), "There is no model of that name in the registry"),
         (("deploy", NAME, "--model", "shapes:9"), "The model shapes has no such version"),
         (
@@ -355,102 +250,3 @@ def test_another_application_is_no_deployment(foreign, run_appliance, registry, 
         on_ray.deploy("taken", "shapes:1", {}, registry=registry)
     with pytest.raises(rollout._NotWellError):
         rollout._watch("foreign", WAIT_S)
-
-
-def test_what_is_gone_or_silent_is_not_well(shelf):
-    with pytest.raises(rollout._NotWellError, match="somebody has deleted it meanwhile"):
-        rollout._watch("nobody", WAIT_S)
-    with pytest.raises(rollout._NotWellError, match="no answer after 1 s: "):
-        rollout._wait_until_ready("http://127.0.0.1:1", time.monotonic() + 0.15, 1)
-
-
-def test_who_interrupts_a_switch_gets_the_old_release_back(shelf, registry, monkeypatch):
-    before, wait = (deployment_of(NAME).record, replica_names()), rollout._wait_until_running
-
-    def interrupted(*_):
-        monkeypatch.setattr(rollout, "_wait_until_running", wait)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(rollout, "_wait_until_running", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        on_ray.deploy(NAME, "shapes:2", {}, registry=registry)
-    assert (deployment_of(NAME).record, replica_names()) == before
-
-
-def test_what_somebody_else_deploys_meanwhile_stays(shelf, registry, monkeypatch):
-    record = deployment_of(NAME).record
-    theirs = Record(replace(record.current, by="somebody else"), record.earlier)
-
-    def meanwhile(*_):
-        rollout._run(NAME, theirs)
-        wait_for(lambda: deployment_of(NAME).record == theirs)
-
-    monkeypatch.setattr(rollout, "_watch", meanwhile)
-    with pytest.raises(ServiceError, match="Somebody else has switched .* by somebody else, expec"):
-        on_ray.deploy(NAME, None, {"downscale_delay_s": 8}, registry=registry)
-    assert deployment_of(NAME).record == theirs
-
-
-def test_a_way_back_that_is_barred_is_told(shelf, caplog):
-    now = deployment_of(NAME)
-    before = replace(now, record=Record(release("/gone.safetensors")))
-    rollout._restore(NAME, now.record, before)
-    assert "shelf is not as it was before: No such model file: /gone.safetensors" in caplog.text
-    assert deployment_of(NAME) == now
-
-
-def test_on_all_addresses_it_is_reached_at_the_head_of_the_cluster():
-    assert host_of("0.0.0.0", "10.0.0.5:6379") == "10.0.0.5"
-    assert host_of("::", "[fd00::5]:6379") == "fd00::5"
-    assert host_of("127.0.0.1", "10.0.0.5:6379") == "127.0.0.1"
-
-
-def release(model="m", **settings):
-    return Release({"model": model, **settings}, "2026-01-01T00:00:00+00:00", "somebody")
-
-
-def test_going_back_keeps_the_scale_and_leads_one_further_each_time():
-    record = Record(release("a", num_replicas=1))
-    record = record.followed_by(release("b", num_replicas=1))
-    record = record.followed_by(release("b", min_replicas=2, max_replicas=4))  # no other release
-    record = record.followed_by(release("c", min_replicas=2, max_replicas=4))
-    record = Record.of_json(json.loads(json.dumps(record.to_json())))
-    seen = []
-    while record.earlier:
-        record = record.rolled_back()
-        seen.append(record.current.settings)
-    scale = {"min_replicas": 2, "max_replicas": 4}
-    assert seen == [{"model": "b", **scale}, {"model": "a", **scale}]
-    with pytest.raises(ConfigError, match="no earlier release"):
-        record.rolled_back()
-    assert Record.of_json({"somebody": "else's"}) is None
-
-
-def test_what_was_on_trial_is_not_gone_back_to():
-    record = Record(release("a"))
-    for percent in (10, 50):
-        trial = release("a", canary_model="b", canary_percent=percent)
-        record = record.followed_by(trial)
-    assert record.current.model == "a, 50 % b"
-    assert record.rolled_back().current.model == "a"
-    record = record.followed_by(release("b"))
-    assert [one.model for one in record.earlier] == ["a"]
-
-
-def test_only_the_last_releases_are_kept():
-    record = Record(release("0"))
-    for number in range(1, 30):
-        record = record.followed_by(release(str(number)))
-    assert [one.model for one in record.earlier] == [str(number) for number in range(28, 18, -1)]
-
-
-def test_a_fixed_scale_and_autoscaling_take_turns():
-    without = on_ray._without_other_scale
-    fixed, auto = {"num_replicas": 2}, {"min_replicas": 0, "max_replicas": 3}
-    assert without({**fixed, "device": "cpu"}, auto) == {"device": "cpu"}
-    assert without({**auto, "device": "cpu"}, fixed) == {"device": "cpu"}
-    assert without({**auto, "device": "cpu"}, {"num_cpus": 2}) == {**auto, "device": "cpu"}
-    assert on_ray.scale_settings(None, True) == {"min_replicas": 1, "max_replicas": 10}
-    assert on_ray.scale_settings(None, (0, 4)) == {"min_replicas": 0, "max_replicas": 4}
-    assert on_ray.scale_settings(3, None) == {"num_replicas": 3}
-    assert on_ray.scale_settings(None, None) == {}

@@ -180,13 +180,15 @@ def _refuse_worse(
 
     found = None if model is None else find_model(model, registry)
     served = deployment_of(name, address=address)
-    if found is None or served is None:
+    if found is None or served is None or served.answering is None:
         raise ConfigError(
             "--data compares a new model with the one that is served",
             where=name,
-            got="no --model" if found is None else "no deployment of that name on this cluster",
+            got="no --model"
+            if found is None
+            else "no deployment of that name that has answered yet",
         )
-    result = comparison(str(served.record.current.settings["model"]), found, data)
+    result = comparison(str(served.answering.current.settings["model"]), found, data)
     # Of so few pictures that no test can tell, only the figures themselves are left to go by.
     few = result.map.pictures < fewest_pictures(result.level)
     if result.verdict == "worse" or (few and (result.map.difference or 0) < 0):
@@ -212,16 +214,23 @@ def _percent(text: str) -> float:
 
 
 def _row(deployed: Deployed) -> tuple[str, ...]:
-    earlier = deployed.record.earlier
+    earlier = (deployed.answering or deployed.record).earlier
+    coming = _coming(deployed)
     return (
         deployed.name,
         deployed.model,
         f"{deployed.replicas}/{deployed.replicas_wanted}",
-        deployed.status,
+        deployed.status if coming is None else f"{deployed.status} {coming}",
         deployed.url,
         earlier[0].model if earlier else "-",
         deployed.record.current.at,
     )
+
+
+def _coming(deployed: Deployed) -> str | None:
+    """The model of a switch that is not over, or has failed with nobody there to go back."""
+    is_switched = deployed.is_switched or deployed.answering is None
+    return None if is_switched else str(deployed.record.current.model)
 
 
 def _tell(deployed: Deployed, *, json: bool) -> None:
@@ -239,6 +248,7 @@ def _document(deployed: Deployed) -> dict[str, Any]:
         "name": deployed.name,
         "url": deployed.url,
         "model": deployed.model,
+        "coming": _coming(deployed),
         "status": deployed.status,
         "message": deployed.message,
         "replicas": deployed.replicas,

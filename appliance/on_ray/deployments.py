@@ -41,6 +41,14 @@ class Deployed(Protocol):
     replicas_wanted: int
 
     @property
+    def is_switched(self) -> bool:
+        """Whether the current release has taken over."""
+
+    @property
+    def answering(self) -> Any:
+        """The record of what has answered up to now, or None."""
+
+    @property
     def model(self) -> str:
         """What it serves: `NAME:VERSION`."""
 
@@ -122,8 +130,9 @@ def deploy(
         settings = {**whole_machine(given.model_dump()), **settings}
     _join(address, own_cluster=own_cluster)
     before = _module("found").deployment_of(name)
-    _check_model_is_named(name, before, found, canary_percent)
-    kept = {} if before is None else dict(before.record.current.settings)
+    answering = None if before is None else before.answering
+    _check_model_is_named(name, answering, found, canary_percent)
+    kept = {} if answering is None else dict(answering.current.settings)
     wanted = {**_without_other_scale(kept, settings), **settings}
     role = "model" if canary_percent is None else "canary_model"
     if found is not None:
@@ -219,13 +228,13 @@ def _allowed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _check_model_is_named(
-    name: str, before: Deployed | None, found: str | None, canary_percent: float | None
+    name: str, answering: object | None, found: str | None, canary_percent: float | None
 ) -> None:
-    if before is None and (found is None or canary_percent is not None):
+    if answering is None and (found is None or canary_percent is not None):
         raise ConfigError(
             "Which model?" if found is None else "A canary stands beside another model",
             where=name,
-            got="no deployment of that name on this cluster",
+            got="no deployment of that name that has answered yet",
             hint=f"appliance deploy {name} --model fridge:7",
         )
     if found is None and canary_percent is not None:

@@ -10,6 +10,7 @@ from serve_app.applications import answering_replicas, applications, state_of
 from serve_app.deployments.record import DEPLOYMENT_NAME, Record
 from serve_app.ingress.listening import url_of
 
+_UP = ("RUNNING", "UNHEALTHY")
 _ANY_HOSTS = ("0.0.0.0", "::", "")  # noqa: S104 - read, not listened on
 
 
@@ -36,9 +37,19 @@ class Deployed:
     replicas_wanted: int
 
     @property
+    def is_switched(self) -> bool:
+        """Whether the current release has taken over; not while it starts, or when it could not."""
+        return self.status in _UP
+
+    @property
+    def answering(self) -> Record | None:
+        """The record of what has answered up to now; None where nothing has yet."""
+        return self.record.of_what_answers(is_over=self.is_switched)
+
+    @property
     def model(self) -> str:
-        """What it serves: `NAME:VERSION`."""
-        return self.record.current.model
+        """What it serves: `NAME:VERSION`; while a switch is not over, what it served before."""
+        return (self.answering or self.record).current.model
 
 
 def deployments() -> list[Deployed]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.errors import ConfigError
@@ -87,10 +87,21 @@ class Record:
     Attributes:
         current: What it serves, or is about to.
         earlier: What it served before, the latest first.
+        replaces: The record whose release answers until the current one does; None where nothing did. Whoever
+            finds a switch that nobody waits for any more goes by it.
     """
 
     current: Release
     earlier: tuple[Release, ...] = ()
+    replaces: Record | None = field(default=None, compare=False)
+
+    def of_what_answers(self, *, is_over: bool) -> Record | None:
+        """This one, or what it replaces as long as that switch is not over; None where nothing has answered yet."""
+        return replace(self, replaces=None) if is_over else self.replaces
+
+    def replacing(self, other: Record | None) -> Record:
+        """The same, which is about to take over from another one."""
+        return replace(self, replaces=other)
 
     def followed_by(self, release: Release) -> Record:
         """The record when another release has taken over.
@@ -101,12 +112,17 @@ class Record:
             return Record(release, self.earlier)
         return Record(release, (self.current, *self.earlier)[:_MOST_EARLIER])
 
-    def rolled_back(self) -> Record:
+    def rolled_back(self, *, is_over: bool = True) -> Record:
         """The record when the release before has taken over again, on as many replicas as there are now.
+
+        Args:
+            is_over: Whether the switch to the current release is; a way back that is not is gone on with.
 
         Raises:
             ConfigError: There is none before.
         """
+        if not is_over and self.replaces is not None and self._is_behind(self.replaces):
+            return self
         if not self.earlier:
             raise ConfigError(
                 "There is no earlier release to go back to", got=f"only {self.current.model}"
@@ -114,12 +130,18 @@ class Record:
         before, *earlier = self.earlier
         return Record(before.scaled_as(self.current), tuple(earlier))
 
+    def _is_behind(self, other: Record) -> bool:
+        return self.earlier == other.earlier[1:] and [self.current.code_version] == [
+            release.code_version for release in other.earlier[:1]
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """The record as Serve keeps it."""
         return {
             _FORMAT_KEY: _FORMAT,
             "current": self.current.to_json(),
             "earlier": [release.to_json() for release in self.earlier],
+            "replaces": None if self.replaces is None else self.replaces.to_json(),
         }
 
     @classmethod
@@ -128,7 +150,7 @@ class Record:
         if not isinstance(document, Mapping) or document.get(_FORMAT_KEY) != _FORMAT:
             return None
         earlier = tuple(Release(**release) for release in document["earlier"])
-        return cls(Release(**document["current"]), earlier)
+        return cls(Release(**document["current"]), earlier, cls.of_json(document.get("replaces")))
 
 
 def _shown(model: str) -> str:

@@ -4,6 +4,9 @@ Serve starts a replica of the new release beside the old ones and stops an old o
 than usual has to find room, and there are never fewer than before. Replicas of a release that cannot start take
 nothing away. What is left to do here is to wait, to look at the new release for a while, and to make the old one
 what Serve aims at again when the new one is not well; whoever interrupts that gets the old one back, too.
+
+Who is killed outright cannot. Then Serve goes on by itself, and the record says what answered before: the next
+command takes it from there.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ def deploy(
     """
     before = deployment_of(name)
     release = Release(dict(settings), now(), who())
-    record = Record(release) if before is None else before.record.followed_by(release)
+    answering = None if before is None else before.answering
+    record = Record(release) if answering is None else answering.followed_by(release)
     listen_for(host, port)
     return _switch(name, record, before, timeout_s=timeout_s, watch_s=watch_s)
 
@@ -68,7 +72,7 @@ def roll_back(name: str, *, timeout_s: float = 300.0, watch_s: float = 10.0) -> 
         ServiceError: As `deploy`.
     """
     before = existing(name)
-    record = before.record.rolled_back()
+    record = before.record.rolled_back(is_over=before.is_switched)
     return _switch(name, record, before, timeout_s=timeout_s, watch_s=watch_s)
 
 
@@ -101,11 +105,13 @@ def _switch(
     name: str, record: Record, before: Deployed | None, *, timeout_s: float, watch_s: float
 ) -> Deployed:
     deadline_s = time.monotonic() + timeout_s
-    # Serve keeps the replicas of a release that differs in scale alone.
-    goes = before is not None and before.record.current.code_version != record.current.code_version
-    old = answering_replicas(name) if goes else frozenset()
+    answering = None if before is None else before.answering
+    # Serve keeps the replicas of a release that differs in scale alone, and those of a switch that is not over.
+    there = [] if before is None else [before.record, answering or before.record]
+    stays = record.current.code_version in [one.current.code_version for one in there]
+    old = frozenset() if stays else answering_replicas(name)
     try:
-        _run(name, record)
+        _run(name, record.replacing(answering))
         _wait_until_running(name, old, deadline_s, timeout_s)
         _wait_until_ready(existing(name).url, deadline_s, timeout_s)
         if before is not None:  # else there is nothing to go back to
@@ -120,7 +126,7 @@ def _switch(
         raise ServiceError(
             "Somebody else has switched the deployment meanwhile",
             where=name,
-            got=f"{deployed.model} by {deployed.record.current.by}",
+            got=f"{deployed.record.current.model} by {deployed.record.current.by}",
             expected=record.current.model,
         )
     return deployed
@@ -204,7 +210,8 @@ def _restore(name: str, tried: Record, before: Deployed | None) -> None:
                 stop_service(name)
         # Serve takes a moment to show what it was told.
         elif existing(name).record in (tried, before.record):
-            _run(name, before.record)
+            record = before.answering or before.record
+            _run(name, record.replacing(before.answering))
             end_s = time.monotonic() + _BACK_WITHIN_S
             _wait_until_running(name, frozenset(), end_s, _BACK_WITHIN_S)
     except (ApplianceError, _NotWellError, RayError) as error:
