@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from appliance.labels import Label, LabelMap
     from appliance.operations.setup.cli_setup import CliSetup
     from appliance.records import Record
+    from appliance.registry.registry import Registry
     from appliance.scoring import ImageScorer
     from appliance.storage.context import Context
 
@@ -42,6 +43,7 @@ _HOMES = {
     "LabelMap": "appliance.labels",
     "ObjectDetectionDataset": "appliance.annotations.dataset",
     "Record": "appliance.records",
+    "Registry": "appliance.registry.registry",
     "count_errors": "appliance.evaluation.metrics.error_counts",
     "graph_error_counts": "appliance.evaluation.metrics.error_counts",
     "visualize": "appliance.images.drawing",
@@ -61,6 +63,7 @@ __all__ = [
     "LabelMap",
     "ObjectDetectionDataset",
     "Record",
+    "Registry",
     "count_errors",
     "graph_error_counts",
     "visualize",

@@ -20,6 +20,7 @@ from appliance.errors import ConfigError, StorageError
 from appliance.model.address import ModelAddress
 from appliance.model.file_header import read_header
 from appliance.registry.entry import PRODUCTION, ModelEntry, Version
+from appliance.registry.mlflow_models import MlflowModel, is_of_mlflow
 from appliance.registry.references import Reference, checked_name, is_reference, near, one_of
 from appliance.registry.store import BEAT_S, PATIENCE_S, WAIT_S, ModelStore, names
 from appliance.storage.context import Context
@@ -89,10 +90,8 @@ class Registry:
             ModelFileError: It is no model file, or is cut short.
         """
         store = self._store(checked_name(name))
-        source = ModelAddress.parse(str(model_uri))
-        data = storage.read_bytes(source.uri)
-        source.check(data)
-        header = read_header(data, source=source.uri)
+        data, source = _read(str(model_uri))
+        header = read_header(data, source=source)
         sha256 = hashlib.sha256(data).hexdigest()
         with store.held() as held:
             entry = held.entry or ModelEntry(name)
@@ -109,7 +108,7 @@ class Registry:
                 metrics=header.metrics,
                 dataset_digest=header.dataset_digest,
                 parent=_parent(header.parent),
-                source=source.reference or storage.absolute(source.uri),
+                source=source,
                 added_by=who(),
                 added_at=now(),
                 note=note,
@@ -246,16 +245,31 @@ def find_model(model: str, root_uri: str | None = None) -> str:
     """What a command got as MODEL, made into the address of a file.
 
     Args:
-        model: A file, or `NAME`, `NAME:VERSION`, `NAME@ALIAS` of a registry; see `is_reference`.
+        model: A file, `NAME`, `NAME:VERSION` or `NAME@ALIAS` of a registry (see `is_reference`), or
+            `models:/NAME/VERSION` or `models:/NAME@ALIAS` of MLflow's.
         root_uri: The registry.
 
     Raises:
         ConfigError: There is no such model, version or alias.
         StorageError: The registry cannot be read.
+        ServiceError: MLflow does not answer.
     """
+    if is_of_mlflow(model):
+        return str(MlflowModel.find(model).copied_to(Registry(root_uri).root_uri))
     if not is_reference(model):
         return model
     return str(Registry(root_uri).address(Reference.parse(model)))
+
+
+def _read(model_uri: str) -> tuple[bytes, str]:
+    """The bytes of a model file, and where it is from, so that others find it."""
+    if is_of_mlflow(model_uri):
+        found = MlflowModel.find(model_uri)
+        return found.read(), found.uri
+    address = ModelAddress.parse(model_uri)
+    data = storage.read_bytes(address.uri)
+    address.check(data)
+    return data, address.reference or storage.absolute(address.uri)
 
 
 def _parent(text: str | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from pathlib import PurePath
 from typing import Any
 
 from appliance import storage
-from appliance.errors import ConfigError, ServiceError, StorageError, TrainingStopped
+from appliance.errors import ServiceError, StorageError, TrainingStopped
+from appliance.mlflow_client import first_line, mlflow_client
 from appliance.training.monitor import METRICS_FILE, VALIDATION_FILE, parse_lines
 from appliance.training.plan import TrainingPlan
 
@@ -64,10 +64,7 @@ class _Follower:
     """Sends what is new in the files of a run, until it is closed."""
 
     def __init__(self, tracking_uri: str, plan: TrainingPlan, run_dir: str) -> None:
-        if "://" not in tracking_uri or tracking_uri.startswith("file:"):
-            # MLflow would rather have a database, but the user has named a folder.
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        mlflow = _mlflow()
+        mlflow = mlflow_client(tracking_uri, otherwise="leave --mlflow out")
         self._entities = mlflow.entities
         self._failures = (mlflow.exceptions.MlflowException, OSError)
         self._run_dir = run_dir
@@ -81,7 +78,7 @@ class _Follower:
             raise ServiceError(
                 "MLflow cannot be used",
                 where=tracking_uri,
-                got=_first_line(error),
+                got=first_line(error),
                 hint="Check the address, or leave --mlflow out",
             ) from None
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
@@ -94,7 +91,7 @@ class _Follower:
         try:
             self._client.set_terminated(self._run_id, status)
         except self._failures as error:
-            logger.warning("MLflow was not told how the run ended: %s", _first_line(error))
+            logger.warning("MLflow was not told how the run ended: %s", first_line(error))
 
     def _go_on(self, tracking_uri: str) -> str | None:
         """The run in MLflow that an earlier start of this one has begun there."""
@@ -137,7 +134,7 @@ class _Follower:
                     self._send_new(file)
                 except self._failures as error:
                     if not self._is_told:
-                        logger.warning("MLflow does not take the figures: %s", _first_line(error))
+                        logger.warning("MLflow does not take the figures: %s", first_line(error))
                     self._is_told = True
 
     def _send_new(self, file: str) -> None:
@@ -163,24 +160,6 @@ class _Follower:
             self._last_step[file] = lines[-1]["step"]
 
 
-def _mlflow() -> Any:
-    try:
-        import mlflow
-        import mlflow.entities
-        import mlflow.exceptions
-    except ModuleNotFoundError as missing:
-        raise ConfigError(
-            "MLflow is not installed",
-            got=f"no module {missing.name!r}",
-            hint="Install it with `pip install mlflow-skinny`, or leave --mlflow out",
-        ) from None
-    return mlflow
-
-
 def _allowed(name: str) -> str:
     """`map_50/a,b` -> `map_50.a_b`: a label may hold what names may not, and `map_50` is no folder."""
     return "".join(c if c.isalnum() or c in "_-. " else "_" for c in name.replace("/", ".", 1))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
