@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from appliance.deferred_imports import defer_compiler
+
 if TYPE_CHECKING:
     from appliance.annotations.dataset import ObjectDetectionDataset
     from appliance.deployment import Deployment
@@ -68,6 +70,8 @@ __all__ = [
     "graph_error_counts",
     "visualize",
 ]
+
+defer_compiler()
 
 
 def __getattr__(name: str) -> Any:

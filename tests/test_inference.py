@@ -202,6 +202,19 @@ def body_of(backbone: str) -> nn.Sequential:
 
 
 @pytest.mark.parametrize("backbone", COMPACT_BACKBONES)
+def test_strides_and_channels_are_those_of_the_network_when_it_runs(backbone: str) -> None:
+    body, told = extract_body(backbone)
+    values, seen = torch.zeros(1, 3, 64, 64), {}
+    with torch.inference_mode():
+        for name, child in body.eval().named_children():
+            if name == "avgpool":
+                break
+            values = child(values)
+            seen[64 // values.shape[-1]] = (name, values.shape[1])
+    assert told == seen
+
+
+@pytest.mark.parametrize("backbone", COMPACT_BACKBONES)
 def test_folding_and_fusing_change_nothing(backbone: str) -> None:
     body = body_of(backbone)
     assert can_fuse(CPU)

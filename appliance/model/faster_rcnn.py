@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -28,7 +29,19 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 STRIDES_PX = (8, 16, 32)
 
-_LAST_AT_STRIDE: dict[str, dict[int, tuple[str, int]]] = {}
+_STRIDES_OF_BODY_PX = (2, 4, 8, 16, 32)
+_RESNET = (("relu", 64), ("layer1", 64), ("layer2", 128), ("layer3", 256), ("layer4", 512))
+_RESNET_50 = (("relu", 64), ("layer1", 256), ("layer2", 512), ("layer3", 1024), ("layer4", 2048))
+_LAST_AT_STRIDE = {
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET_50,
+    "mobilenet_v2": (("1", 16), ("3", 24), ("6", 32), ("13", 96), ("18", 1280)),
+    "mobilenet_v3_small": (("0", 16), ("1", 16), ("3", 24), ("8", 48), ("12", 576)),
+    "mobilenet_v3_large": (("1", 16), ("3", 24), ("6", 40), ("12", 112), ("16", 960)),
+}
+"""For each backbone, by these strides: the last child that works at it, with its number of output channels. To run
+a network in order to see that takes longer than to build it."""
 
 
 def build_network(spec: ModelSpec) -> FasterRCNN:
@@ -59,8 +72,32 @@ def build_hollow_network(spec: ModelSpec) -> FasterRCNN:
     Raises:
         RuntimeError: A tensor would be larger than torch can count.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         return build_network(spec)
+
+
+_DRAWING = (
+    nn.init.kaiming_uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out drawing random weights, which on the meta device have no values.
+
+    torch would go through its compiler for that, whose import takes longer than to load a model.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in _DRAWING:
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def fill_network(network: FasterRCNN, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -87,26 +124,8 @@ def extract_body(backbone_name: str) -> tuple[nn.Module, dict[int, tuple[str, in
         of the last child that works at it with its number of output channels.
     """
     classifier = torchvision.models.get_model(backbone_name, weights=None)
-    body = getattr(classifier, "features", classifier)
-    # Nothing but the name decides, and to run it takes longer than to build it.
-    if backbone_name not in _LAST_AT_STRIDE:
-        _LAST_AT_STRIDE[backbone_name] = _last_at_stride(body)
-    return body, dict(_LAST_AT_STRIDE[backbone_name])
-
-
-def _last_at_stride(body: nn.Module) -> dict[int, tuple[str, int]]:
-    last_at_stride: dict[int, tuple[str, int]] = {}
-    side_px = 64
-    values = torch.zeros(1, 3, side_px, side_px)
-    body.eval()
-    with torch.no_grad():
-        for name, child in body.named_children():
-            if name in ("avgpool", "fc"):
-                break
-            values = child(values)
-            last_at_stride[side_px // values.shape[-1]] = (name, values.shape[1])
-    body.train()
-    return last_at_stride
+    last_at_stride = zip(_STRIDES_OF_BODY_PX, _LAST_AT_STRIDE[backbone_name], strict=True)
+    return getattr(classifier, "features", classifier), dict(last_at_stride)
 
 
 def freeze_stages(network: FasterRCNN, spec: ModelSpec, stages: int) -> None:
