@@ -42,7 +42,7 @@ def parse_settings(cls: type[T], values: Mapping[str, Any], *, source: str) -> T
                 hint=f"Did you mean {near[0]!r}" if near else f"Known are {', '.join(known)}",
             )
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        parsed = TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         # Of several that do not go together: the input is all of them, keys included.
@@ -52,6 +52,13 @@ def parse_settings(cls: type[T], values: Mapping[str, Any], *, source: str) -> T
         raise ConfigError(
             f"{key} is wrong", where=source, got=repr(first["input"]), hint=first["msg"]
         ) from None
+    for key, value in values.items():
+        # pydantic takes yes for 1, which nobody means who writes `batch_size: yes`.
+        if isinstance(value, bool) and type(getattr(parsed, key)) in (int, float):
+            raise ConfigError(
+                f"{key} is wrong", where=source, got=str(value).lower(), expected="a number"
+            )
+    return parsed
 
 
 def load_yaml(uri: str) -> dict[str, Any]:
@@ -76,7 +83,12 @@ def load_yaml(uri: str) -> dict[str, Any]:
             hint="Correct it there, or in the line before; a setting is written as `name: value`",
         ) from None
     if not isinstance(values, dict):
-        raise ConfigError("Not a settings file", where=uri, expected="a mapping of key: value")
+        raise ConfigError(
+            "Not a settings file",
+            where=uri,
+            got="nothing" if values is None else repr(values)[:40],
+            expected="a mapping of key: value",
+        )
     return values
 
 

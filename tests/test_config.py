@@ -59,6 +59,7 @@ def test_a_typing_error_is_answered_with_the_nearest_key():
     ("cls", "values", "message"),
     [
         (Schedule, {"steps": "many"}, "steps is wrong: here .got 'many'.. .*valid integer"),
+        (Schedule, {"steps": True}, "steps is wrong: here .got true, expected a number"),
         (Schedule, {"steps": 1.5}, "steps is wrong: here .got 1.5"),
         (Schedule, {"rates": [1, "x"]}, r"rates\.1 is wrong: here .got 'x'"),
         (
@@ -91,7 +92,7 @@ def test_yaml_gives_a_mapping(tmp_path):
             r"a\.yaml, line 3, column 5 .got expected ',' or '\]', .*`name: value`",
         ),
         ("- 1\n- 2\n", "Not a settings file: .*expected a mapping"),
-        ("", "Not a settings file"),
+        ("", "Not a settings file: .*got nothing"),
         ("!!python/object/apply:os.getcwd []", "Not valid YAML"),
         ("\x00", "Not valid YAML"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from factories import jpeg_bytes
 
 import appliance
@@ -147,7 +148,7 @@ def test_stages_after_the_first_rate_are_obeyed(tiny_scenes, tiny_model_path, tm
         detector.train(tiny_scenes, num_step=3)
     assert str(caught.value) == (
         "Unknown argument (got num_step, expected dataset, num_steps, initial_learning_rate, batch_size, "
-        "validation, config, progress, or step1, learning_rate1, ...). Did you mean num_steps."
+        "validation, config, resume, progress, or step1, learning_rate1, ...). Did you mean num_steps."
     )
     with pytest.raises(ConfigError, match="got colour, expected dataset, .*[.]{3}[)]$"):
         detector.train(tiny_scenes, colour="red")
@@ -162,6 +163,39 @@ def test_the_checkpoints_of_another_run_are_not_cleared_away(
     with pytest.raises(ConfigError, match="holds a training run already"):
         other.train(tiny_scenes, num_steps=1, progress=False)
     assert sorted(run_dir.rglob("step-*")) == before != []
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(
+    tiny_scenes, tiny_model_path, tmp_path
+) -> None:
+    config = TrainingConfig(steps=3, batch_size=2, checkpoint_every_steps=2)
+    models = []
+    for run_dir in (tmp_path / "once", tmp_path / "twice"):
+        detector = FasterRCNN(
+            tiny_scenes.labels, init=str(tiny_model_path), run_dir=run_dir, device="cpu"
+        )
+        with pytest.raises(ConfigError, match="There is no training run to go on with"):
+            detector.train(tiny_scenes, config=config, resume=True, progress=False)
+        detector.train(tiny_scenes, config=config, progress=False)
+        models.append(detector)
+    # As a process leaves it that is killed before the third step is kept.
+    kept = sorted((tmp_path / "twice").rglob("step-*"))
+    assert len(kept) == 2
+    kept[-1].unlink()
+    again = FasterRCNN(
+        tiny_scenes.labels,
+        init=str(tiny_model_path),
+        run_dir=tmp_path / "twice",
+        device="cpu",
+    )
+    again.train(tiny_scenes, config=config, resume=True, progress=False)
+    lines = (tmp_path / "twice" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    once, twice = (
+        model._trained[0].state_dict()  # noqa: SLF001 - bit for bit
+        for model in (models[0], again)
+    )
+    assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
 def test_a_configuration_decides_what_the_call_leaves_open(

@@ -125,6 +125,7 @@ class FasterRCNN:
         batch_size: int | None = None,
         validation: ObjectDetectionDataset | None = None,
         config: TrainingConfig | None = None,
+        resume: bool = False,
         progress: bool = True,
         **stages: float,
     ) -> None:
@@ -140,6 +141,8 @@ class FasterRCNN:
             validation: Annotated pictures to measure on while it trains, as often as `config` says; without
                 one, about ten times. None measures nothing.
             config: All other settings; None takes what suits the starting weights.
+            resume: Go on from the newest checkpoint in `run_dir`, if there is one: after the process was killed,
+                the same call in a new one ends with the weights of a run that was not disturbed.
             progress: Show a progress bar.
             **stages: `step1=..., learning_rate1=..., step2=..., learning_rate2=...`: from each step on,
                 the rate beside it.
@@ -155,7 +158,7 @@ class FasterRCNN:
 
         # A new run clears away the checkpoints of the one before.
         if not self._has_begun_run:
-            check_free(RunFolder(self._run_dir), resume=False)
+            check_free(RunFolder(self._run_dir), resume=resume)
         self._has_begun_run = True
         self._trained = train_detector(
             dataset,
@@ -173,6 +176,7 @@ class FasterRCNN:
             },
             run_dir=self._run_dir,
             device=self._device,
+            resume=resume,
             progress=progress,
         )
         self._predictor = None

@@ -37,6 +37,7 @@ def train_detector(
     wishes: Mapping[str, Any],
     run_dir: Path,
     device: str,
+    resume: bool,
     progress: bool,
 ) -> tuple[Network, ModelSpec, ModelInfo]:
     """Trains a detector from its starting weights.
@@ -52,6 +53,7 @@ def train_detector(
         wishes: Fields of `TrainingConfig` that replace its own; those that are None do not.
         run_dir: Folder of checkpoints, metrics and TensorBoard files.
         device: "cpu", "cuda" or "auto".
+        resume: Go on from the newest checkpoint in `run_dir`, if there is one.
         progress: Show a progress bar.
 
     Raises:
@@ -91,6 +93,7 @@ def train_detector(
         run_dir,
         validation=validation_images,
         device=device,
+        resume=resume,
         progress=progress,
     )
     info = ModelInfo(

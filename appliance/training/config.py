@@ -31,11 +31,15 @@ AUGMENTATION_SETTINGS = (
 )
 
 _COUNT = "at least 1"
+# Far beyond all that learns, and far from where single precision overflows.
+_HIGHEST_RATE = 1000.0
+_RATE = f"above 0, at most {_HIGHEST_RATE:g}"
 # Settings, what they must satisfy (NaN never does), and how that is said. None is none of these.
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("steps epochs batch_size accumulation_steps learning_rate_batch", lambda v: v >= 1, _COUNT),
     ("regions_per_image keep_checkpoints", lambda v: v >= 1, _COUNT),
-    ("learning_rate clip_gradient_norm", lambda v: 0 < v < math.inf, "above 0"),
+    ("learning_rate", lambda v: 0 < v <= _HIGHEST_RATE, _RATE),
+    ("clip_gradient_norm", lambda v: 0 < v < math.inf, "above 0"),
     (
         "warmup_fraction momentum scale_jitter colour_jitter ema_decay",
         lambda v: 0 <= v < 1,
@@ -189,11 +193,11 @@ class TrainingConfig:
         starts = [step for step, _ in self.learning_rate_stages]
         rates = [rate for _, rate in self.learning_rate_stages]
         is_ascending = starts == sorted(set(starts)) and all(start >= 0 for start in starts)
-        if not is_ascending or not all(0 < rate < math.inf for rate in rates):
+        if not is_ascending or not all(0 < rate <= _HIGHEST_RATE for rate in rates):
             raise ConfigError(
                 "The learning rate stages are wrong",
                 got=self.learning_rate_stages,
-                expected="ascending steps from 0 on, each with a rate above 0",
+                expected=f"ascending steps from 0 on, each with a rate {_RATE}",
             )
         if self.learning_rate_scaling != "none" and self.learning_rate_batch is None:
             raise ConfigError(
