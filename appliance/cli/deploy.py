@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from appliance.cli.options import Json, RegistryOption
-from appliance.cli.serve import further_settings
+from appliance.cli.options import (
+    Json,
+    KeysOption,
+    NoKeysOption,
+    RegistryOption,
+    SettingsOption,
+    further_settings,
+)
 from appliance.cli.tables import print_json, print_table
 from appliance.errors import ConfigError
 
@@ -43,7 +49,8 @@ def deploy(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Model file, or NAME, NAME:VERSION or NAME@ALIAS in the registry; of a deployment that runs, "
+            help="Model file; NAME, NAME:VERSION or NAME@ALIAS in the registry; models:/NAME/VERSION of MLflow; "
+            "of a deployment that runs, "
             "by default the one that it serves.",
         ),
     ] = None,
@@ -65,13 +72,8 @@ def deploy(
     autoscale: Annotated[
         str | None, typer.Option(metavar="MIN:MAX", help="As many as there is work for, as 0:4.")
     ] = None,
-    keys: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Ask for one of the keys of `appliance keys`."),
-    ] = None,
-    no_keys: Annotated[
-        bool, typer.Option("--no-keys", help="Let others reach it without any key.")
-    ] = False,
+    keys: KeysOption = None,
+    no_keys: NoKeysOption = False,
     host: Annotated[
         str, typer.Option(help="Address to listen on, for the first deployment of a cluster.")
     ] = "127.0.0.1",
@@ -79,14 +81,7 @@ def deploy(
         int | None,
         typer.Option(min=0, max=65535, help="Port to listen on, likewise; by default 8000."),
     ] = None,
-    further: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any setting of the service by its name, such as num_cpus=2; again for more.",
-        ),
-    ] = None,
+    further: SettingsOption = None,
     timeout_s: TimeoutOption = 300.0,
     watch_s: WatchOption = 10.0,
     registry: RegistryOption = None,

@@ -7,8 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from appliance.cli.options import Json, ModelArgument, RegistryOption
-from appliance.cli.serve import further_settings
+from appliance.cli.options import (
+    Json,
+    ModelArgument,
+    RegistryOption,
+    SettingsOption,
+    further_settings,
+)
 from appliance.cli.tables import print_json
 
 
@@ -23,14 +28,7 @@ def docker(
     port: Annotated[
         int, typer.Option(min=1024, max=65535, help="Where the service listens.")
     ] = 8000,
-    further: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any setting of the service by its name; again for more.",
-        ),
-    ] = None,
+    further: SettingsOption = None,
     build: Annotated[
         bool, typer.Option("--build", help="Also build the image, with the Docker engine here.")
     ] = False,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
+
+from appliance.errors import ConfigError
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON document, last on stdout.")
@@ -13,7 +16,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="Model file, or NAME, NAME:VERSION or NAME@ALIAS in the registry."
+        metavar="MODEL",
+        help="Model file; NAME, NAME:VERSION or NAME@ALIAS in the registry; models:/NAME/VERSION of MLflow.",
     ),
 ]
 RegistryOption = Annotated[
@@ -50,6 +54,22 @@ OnePartArgument = Annotated[
         help="Folder or file of annotated pictures in any format; DATA#train for one part of divided data.",
     ),
 ]
+# What commands that make a service have in common.
+KeysOption = Annotated[
+    str | None,
+    typer.Option("--keys", metavar="FILE", help="Ask for one of the keys of `appliance keys`."),
+]
+NoKeysOption = Annotated[
+    bool, typer.Option("--no-keys", help="Let others reach the service without any key.")
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting of the service by its name, such as num_cpus=2 or access_log=FILE; again for more.",
+    ),
+]
 # What batch and stream scoring have in common.
 IncludeOption = Annotated[
     list[str] | None,
@@ -76,3 +96,24 @@ TileOption = Annotated[
 def names_of(labels: str | None) -> tuple[str, ...] | None:
     """The labels of a `LabelsOption`."""
     return None if labels is None else tuple(name.strip() for name in labels.split(","))
+
+
+def further_settings(texts: list[str], given: Mapping[str, object]) -> dict[str, str]:
+    """The settings of `--set`.
+
+    Args:
+        texts: As given: NAME=VALUE.
+        given: Those that have flags of their own, by the names of settings.
+
+    Raises:
+        ConfigError: A text is no such thing, or a setting is given twice.
+    """
+    settings: dict[str, str] = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not name or not mark:
+            raise ConfigError("--set is wrong", got=repr(text), expected="NAME=VALUE")
+        if name in settings or name in given:
+            raise ConfigError("A setting is given twice", got=name)
+        settings[name] = value
+    return settings

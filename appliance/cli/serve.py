@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from appliance.cli.options import AddressOption, RegistryOption
+from appliance.cli.options import (
+    AddressOption,
+    KeysOption,
+    NoKeysOption,
+    RegistryOption,
+    SettingsOption,
+    further_settings,
+)
 from appliance.errors import ConfigError
 
 
@@ -15,7 +21,8 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="Model file, or NAME, NAME:VERSION or NAME@ALIAS in the registry."
+            metavar="MODEL",
+            help="Model file; NAME, NAME:VERSION or NAME@ALIAS in the registry; models:/NAME/VERSION of MLflow.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -24,13 +31,8 @@ def serve(
         int | None,
         typer.Option(min=1, max=65535, help="Also answer the Open Inference Protocol over gRPC."),
     ] = None,
-    keys: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Ask for one of the keys of `appliance keys`."),
-    ] = None,
-    no_keys: Annotated[
-        bool, typer.Option("--no-keys", help="Let others reach the service without any key.")
-    ] = False,
+    keys: KeysOption = None,
+    no_keys: NoKeysOption = False,
     also: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=MODEL", help="A further model; may be given several times."),
@@ -38,15 +40,7 @@ def serve(
     replicas: Annotated[int | None, typer.Option(min=1, help="A fixed number of replicas.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Autoscale from ...")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="... to.")] = None,
-    further: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any setting of the service by its name, such as url_hosts=*.example.com or "
-            "access_log=FILE; again for more.",
-        ),
-    ] = None,
+    further: SettingsOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it to a running cluster, and return.")
     ] = False,
@@ -88,27 +82,6 @@ def serve(
     service = serve_detached(given, host=host, port=port, grpc_port=grpc_port, address=address)
     where = "" if address is None else f" --address {address}"
     print(f"{service.url} answers until: appliance serve --stop{where}")
-
-
-def further_settings(texts: list[str], given: Mapping[str, object]) -> dict[str, str]:
-    """The settings of `--set`.
-
-    Args:
-        texts: As given: NAME=VALUE.
-        given: Those that have flags of their own, by the names of settings.
-
-    Raises:
-        ConfigError: A text is no such thing, or a setting is given twice.
-    """
-    settings: dict[str, str] = {}
-    for text in texts:
-        name, mark, value = text.partition("=")
-        if not name or not mark:
-            raise ConfigError("--set is wrong", got=repr(text), expected="NAME=VALUE")
-        if name in settings or name in given:
-            raise ConfigError("A setting is given twice", got=name)
-        settings[name] = value
-    return settings
 
 
 def _further_models(texts: list[str]) -> dict[str, str]:

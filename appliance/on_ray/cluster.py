@@ -195,7 +195,7 @@ def connect(
             "Cannot join the Ray cluster",
             where=wanted,
             got=_first_line(error),
-            hint="Check the address with `ray status`",
+            hint="Check the address with `ray status`, and RAY_AUTH_TOKEN if the cluster asks for a token",
         ) from error
     return ClusterInfo(_address(), False, time.perf_counter() - started)
 
