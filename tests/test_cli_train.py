@@ -121,6 +121,7 @@ def test_training_with_validation_keeps_the_best_and_is_seen(
         *("--validation", tiny_scenes_dir / "test", "--validate-every", 2, "--run-dir", run_dir),
         *("--set", "score_threshold=0.01", "--keep-checkpoints", 1, "--schedule", "one_cycle"),
         *("--init", "shapes@production", "--register", "scenes", "--registry", models.root_uri),
+        *("--promote", "production", "--test", tiny_scenes_dir / "test"),
     ]
     assert run_appliance(*arguments, "--json") == 0
     trained = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -136,6 +137,8 @@ def test_training_with_validation_keeps_the_best_and_is_seen(
     assert loaded.info.training == json.loads(json.dumps(plan.config.to_json()))
     assert loaded.info.training["schedule"] == "one_cycle"
     assert trained["registered"] == "scenes:1"
+    assert (trained["promotion"]["promoted"], trained["promotion"]["before"]) == (True, None)
+    assert models.entry("scenes").aliases == {"production": 1}
     version = models.entry("scenes").version(Reference("scenes"))
     assert version.metrics["map_50"] == pytest.approx(best["map_50"], abs=1e-6)
     assert (version.parent, version.sha256) == ("shapes:1", loaded.sha256)

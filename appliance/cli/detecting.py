@@ -94,12 +94,14 @@ class Where:
         workers: Processes that detect on the cluster; by default what it allows.
         scores: New folder for what they write, seen by all nodes; by default a temporary one.
         quiet: Show no progress.
+        few_here: Detect on few pictures in this process, although RAY_ADDRESS names a cluster.
     """
 
     address: str | None = None
     workers: int | None = None
     scores: str | None = None
     quiet: bool = False
+    few_here: bool = False
 
 
 def make_detections(
@@ -119,7 +121,8 @@ def make_detections(
         StorageError: A picture is not there. One that is damaged counts as without detections.
     """
     paths = [image.storage_path for image in dataset.images]
-    asked_for = where.address or where.workers or where.scores or os.environ.get("RAY_ADDRESS")
+    of_environment = None if where.few_here else os.environ.get("RAY_ADDRESS")
+    asked_for = where.address or where.workers or where.scores or of_environment
     if asked_for or len(paths) > MOST_PICTURES_HERE:
         from appliance.on_ray.evaluation import detect_on_cluster
 

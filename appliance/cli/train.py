@@ -7,7 +7,7 @@ import time
 import uuid
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,7 @@ from appliance.cli.options import (
     RegistryOption,
 )
 from appliance.cli.plan_view import dry_run_rows, show_plan
+from appliance.cli.promoting import MinGainOption, PromoteOption, Promotion, TestOption
 from appliance.cli.registering import RegisterOption, check_register, find_init, register
 from appliance.cli.tables import print_json, print_table
 from appliance.cli.training_data import read_training_data
@@ -36,6 +37,7 @@ from appliance.cli.training_options import (
     StepsOption,
     ValidationOption,
 )
+from appliance.cli.training_report import TrainingReport
 from appliance.cli.training_settings import ConfigOption, SetOption, read_settings
 
 if TYPE_CHECKING:
@@ -125,6 +127,9 @@ def train(
         str | None, typer.Option(metavar="URI", help="Also show the run in the MLflow there.")
     ] = None,
     registered_name: RegisterOption = None,
+    promote: PromoteOption = None,
+    test: TestOption = None,
+    min_gain: MinGainOption = 0.0,
     registry: RegistryOption = None,
     check: CheckOption = True,
     address: AddressOption = None,
@@ -150,6 +155,15 @@ def train(
 
     if resume and run_dir is None:
         raise ConfigError("--resume needs the folder of the run", hint="Add --run-dir")
+    promotion = Promotion.of(
+        promote,
+        test,
+        min_gain,
+        name=registered_name,
+        data_format=data_format,
+        images_root=images,
+        registry=registry,
+    )
     on_workers = Workers.parse(workers, use_gpu=use_gpu)
     init = find_init(init, registry)
     settings = read_settings(
@@ -195,6 +209,8 @@ def train(
     dataset, held_out = read_training_data(
         data, validation, data_format=data_format, images_root=images, check=check
     )
+    if promotion is not None:
+        promotion.check(dataset.label_map.names)
     validation_images = () if held_out is None else held_out.images
     device = "auto" if use_gpu else "cpu"
     plan = plan_training(
@@ -256,38 +272,15 @@ def train(
     except TrainingStopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stop.exit_code)
-    outcome = trained.outcome
     number = register(registered_name, out, registry) if registered_name else None
-    document: dict[str, Any] = {
-        "model": out,
-        "version": trained.version,
-        "registered": None if number is None else f"{registered_name}:{number}",
-        "run_dir": folder,
-        "steps": plan.steps,
-        "images": len(dataset),
-        "labels": list(plan.spec.labels),
-        "train_wall_s": round(trained.wall_s, 2),
-        "final_loss": trained.final_loss,
-        **asdict(outcome),
-        "plan": plan.to_json(),
-    }
-    if json:
-        print_json(document)
-        return
-    kept = "" if number is None else f" It is {registered_name}:{number} in the registry."
-    early = f", stopped early, of {plan.steps}" if outcome.stopped_early else ""
-    print(
-        f"Wrote {out} (version {trained.version}) after {outcome.step} steps{early} "
-        f"in {trained.wall_s:.0f} s.{kept}"
+    promoted = promotion.carry_out(number, quiet=quiet) if promotion and number else None
+    report = TrainingReport(
+        out, folder, plan, trained, len(dataset), registered_name, number, promoted
     )
-    if outcome.best_metric is not None:
-        print(
-            f"Best:     {plan.config.validation_metric} {outcome.best_metric:.4f} "
-            f"after step {outcome.best_step}"
-        )
-    print(f"Curves:   tensorboard --logdir {storage.join(folder, 'train')}")
-    print(f"Evaluate: appliance evaluate {out} TEST_DATA")
-    print(f"Score:    appliance score {out} PICTURES OUTPUT")
+    if json:
+        print_json(report.document())
+    else:
+        report.show()
 
 
 def _in_parts_as_before(plan: TrainingPlan, run_dir: str) -> TrainingPlan:

@@ -13,7 +13,7 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from appliance import storage
 from appliance.errors import ConfigError, StorageError
@@ -49,7 +49,7 @@ class Switched:
 
     Attributes:
         before: Number of the version that it named, if any.
-        after: Number of the version that it names now.
+        after: Number of the version that it names now; 0 for none.
     """
 
     before: int | None
@@ -116,8 +116,20 @@ class Registry:
             held.replace(entry.with_version(version))
         return Added(version, is_new=True)
 
-    def promote(self, reference: Reference, alias: str = PRODUCTION) -> Switched:
+    def promote(
+        self,
+        reference: Reference,
+        alias: str = PRODUCTION,
+        *,
+        instead_of: int | Literal["any"] | None = "any",
+    ) -> Switched:
         """Lets an alias name a version.
+
+        Args:
+            reference: The version.
+            alias: It.
+            instead_of: Only if the alias still names this version, or with None nothing: else all stays, and
+                `after` of the answer is what somebody else has promoted.
 
         Raises:
             ConfigError: There is no such version, none is named, or the alias will not do.
@@ -130,7 +142,9 @@ class Registry:
         with self._store(reference.name).held() as held:
             entry = held.entry or self._unknown(reference.name)
             before, after = entry.aliases.get(alias), entry.version(reference).number
-            if before != after:
+            if instead_of not in ("any", before):
+                after = 0 if before is None else before
+            elif before != after:
                 held.replace(entry.with_alias(alias, after, "promote", by=who(), at=now()))
         return Switched(before, after)
 
