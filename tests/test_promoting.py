@@ -8,7 +8,7 @@ import pytest
 from factories import plan_for
 from promotion_cases import two_models
 
-from appliance.cli import compare
+from appliance.cli import comparing
 from appliance.cli.promoting import Promotion
 from appliance.cli.training_report import TrainingReport
 from appliance.errors import DatasetError, LabelError, StorageError
@@ -95,7 +95,7 @@ def test_what_somebody_else_promotes_meanwhile_is_what_is_to_be_beaten(
 ):
     promotion.carry_out(1)
     twin = add_twin_of(models.wrong, registry, tmp_path)
-    real, compared = compare.comparison, []
+    real, compared = comparing.comparison, []
 
     def comparison(old, new, *arguments, **options):
         found = real(old, new, *arguments, **options)
@@ -104,7 +104,7 @@ def test_what_somebody_else_promotes_meanwhile_is_what_is_to_be_beaten(
         compared.append(old)
         return found
 
-    monkeypatch.setattr(compare, "comparison", comparison)
+    monkeypatch.setattr(comparing, "comparison", comparison)
     found = promotion.carry_out(2)
     assert len(compared) == 2
     assert (found.promoted, found.before) == (True, twin)

@@ -168,7 +168,7 @@ def deployments(address: ClusterOption = None, json: Json = False) -> None:
 def _refuse_worse(
     name: str, model: str | None, data: str, *, registry: str | None, address: str | None
 ) -> None:
-    from appliance.cli.compare import comparison, sentence_of
+    from appliance.cli.comparing import comparison
     from appliance.evaluation.metrics.paired import fewest_pictures
     from appliance.on_ray.deployments import deployment_of
     from appliance.registry.registry import find_model
@@ -190,10 +190,10 @@ def _refuse_worse(
         raise ConfigError(
             f"{model} is not deployed, because {served.model} is better on these pictures",
             where=data,
-            got=sentence_of(result).rstrip("."),
+            got=result.sentence.rstrip("."),
             hint="Leave out --data to deploy it all the same",
         )
-    logger.info("A serves, B is to: %s", sentence_of(result))
+    logger.info("A serves, B is to: %s", result.sentence)
 
 
 def _percent(text: str) -> float:

@@ -184,7 +184,7 @@ class Promotion:
             raise
 
     def _decided(self, number: int, quiet: bool) -> Promoted:
-        from appliance.cli.compare import comparison
+        from appliance.cli.comparing import comparison
         from appliance.cli.detecting import Where
         from appliance.registry.references import Reference
         from appliance.registry.registry import Registry

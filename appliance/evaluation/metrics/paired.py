@@ -80,6 +80,33 @@ class ModelComparison:
         """The verdict on B over all classes."""
         return self.map.verdict
 
+    @property
+    def sentence(self) -> str:
+        """All of it in one sentence."""
+        whole = self.map
+        named = {
+            verdict: [name for name, found in self.per_label.items() if found.verdict == verdict]
+            for verdict in ("better", "worse")
+        }
+        said = {
+            "better": "B is better than A",
+            "worse": "B is worse than A",
+            "no difference shown": "These pictures show no difference between A and B",
+        }
+        figures = f"mAP@{self.iou_threshold:g} {whole.ap_a:.3f} and {whole.ap_b:.3f}"
+        if whole.interval is not None:
+            figures += (
+                f", difference {whole.difference:+.3f} with a {100 * self.level:.0f} % interval from "
+                f"{whole.interval.low:+.3f} to {whole.interval.high:+.3f}"
+            )
+        labels = "; ".join(
+            f"{verdict} on {', '.join(names)}" for verdict, names in named.items() if names
+        )
+        return (
+            f"{said[whole.verdict]}: {figures}, over {self.num_images:,} pictures"
+            f"{f'; {labels}' if labels else ''}."
+        )
+
 
 def compare_detections(
     ground_truths: Sequence[GroundTruth],
