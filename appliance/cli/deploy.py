@@ -209,7 +209,7 @@ def _percent(text: str) -> float:
 
 
 def _row(deployed: Deployed) -> tuple[str, ...]:
-    earlier = (deployed.answering or deployed.record).earlier
+    record = deployed.answering or deployed.record
     coming = _coming(deployed)
     return (
         deployed.name,
@@ -217,8 +217,8 @@ def _row(deployed: Deployed) -> tuple[str, ...]:
         f"{deployed.replicas}/{deployed.replicas_wanted}",
         deployed.status if coming is None else f"{deployed.status} {coming}",
         deployed.url,
-        earlier[0].model if earlier else "-",
-        deployed.record.current.at,
+        record.earlier[0].model if record.earlier else "-",
+        record.current.at,
     )
 
 
