@@ -45,6 +45,8 @@ FULL: Plan = {
     "serve_latency": ("benchmarks.serve_latency",),
     "serve_saturation": ("benchmarks.serve_saturation",),
     "serve_start": ("benchmarks.serve_start",),
+    "cold_start": ("benchmarks.cold_start",),
+    "scaling": ("benchmarks.scaling",),
     "evaluation_speed": ("benchmarks.evaluation_speed",),
     "accuracy": ("benchmarks.accuracy",),
 }

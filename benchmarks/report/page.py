@@ -16,6 +16,7 @@ from appliance.errors import ConfigError
 from appliance.evaluation.report.chart import Chart
 from benchmarks.report.load_charts import load_charts
 from benchmarks.report.rounds_charts import rounds_charts
+from benchmarks.report.scaling_charts import scaling_charts
 
 PAGE = "report.html"
 _ABSENT = "–"
@@ -73,7 +74,9 @@ def write_page(folder: Path) -> Path:
 
 def charts_of(document: Mapping[str, Any]) -> list[Chart]:
     """The charts that fit what was measured."""
-    return load_charts(document) if _is_load(document) else rounds_charts(document)
+    if _is_load(document):
+        return load_charts(document)
+    return [*rounds_charts(document), *scaling_charts(document)]
 
 
 def headlines(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """The predictor in a loop, without a service: what the machine can do at most.
 
-    python -m benchmarks.serving.bare MODEL FOLDER SECONDS
+    python -m benchmarks.serving.bare MODEL FOLDER SECONDS [THREADS]
 
-Decodes a batch in threads, predicts it, and again, for so many seconds; prints one JSON document.
+Takes all cores unless told how many threads. Decodes a batch in threads, predicts it, and again, for so many seconds; prints one JSON document.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BATCH = 8
 def main() -> None:
     """Scores."""
     model, folder, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-    cores = len(os.sched_getaffinity(0))
+    cores = int(sys.argv[4]) if sys.argv[4:] else len(os.sched_getaffinity(0))
     scorer = ImageScorer.load(model, device="cpu", num_threads=cores)
     items = [(path.name, path.read_bytes()) for path in sorted(folder.glob("*.jpg"))]
     endless = itertools.cycle(items)

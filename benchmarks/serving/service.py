@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 
+APPLIANCE = "appliance.cli.main"
+"""The command as users have it."""
+
+_ACTORS = ("ServeReplica", "ServeController", "ProxyActor")
 _MIB = 2**20
 _START_TIMEOUT_S = 240
 
 
 @contextmanager
-def running_service(model: str, *options: str) -> Iterator[str]:
+def running_service(
+    model: str,
+    *options: str,
+    module: str = APPLIANCE,
+    environment: Mapping[str, str] | None = None,
+    port: int | None = None,
+) -> Iterator[str]:
     """`appliance serve MODEL OPTIONS` for the length of a block; gives its URL.
+
+    Args:
+        model: The model file.
+        options: Of the command.
+        module: What is run as `appliance`.
+        environment: Variables besides those of this process.
+        port: Where; None takes a free one.
 
     Raises:
         RuntimeError: It does not answer in time.
     """
-    port = _free_port()
+    port = free_port() if port is None else port
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "appliance.cli.main", "serve", model, "--port", str(port)]
+    command = [sys.executable, "-m", module, "serve", model, "--port", str(port)]
+    variables = {**os.environ, **(environment or {})}
     with (
         tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen([*command, *options], stdout=said, stderr=said) as process,
+        subprocess.Popen([*command, *options], stdout=said, stderr=said, env=variables) as process,
     ):
         try:
             _wait_until_ready(url, process, said)
@@ -65,20 +83,24 @@ def memory_mib() -> dict[str, int]:
             size = child.memory_full_info().pss // _MIB
         except psutil.Error:
             continue
-        name = _name_of(words)
+        name = name_of(words)
         found[name] = found.get(name, 0) + size
     return found
 
 
-def _name_of(words: list[str]) -> str:
+def name_of(words: list[str]) -> str:
+    """What a process of a service is called in results, by its command line."""
     line = " ".join(words)
     if line.startswith("ray::"):
+        # While it works on something, an actor's title begins with its name and ends with what it does.
+        if (actor := next((name for name in _ACTORS if f":{name}" in line), None)) is not None:
+            return actor
         return words[0].removeprefix("ray::").partition(":")[0].partition(".")[0]
-    known = {"appliance.cli.main": "command", "gcs_server": "gcs_server", "raylet": "raylet"}
+    known = {" serve ": "command", "gcs_server": "gcs_server", "raylet": "raylet"}
     return next((name for part, name in known.items() if part in line), words[0].rpartition("/")[2])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """One that Ray will not take while it starts: those come from 32768 on."""
     while True:
         port = random.randrange(20_000, 32_000)
@@ -89,13 +111,20 @@ def _free_port() -> int:
         return port
 
 
+def is_ready(url: str) -> bool:
+    """Whether the service at an address says so."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - ours
+            return True
+    except OSError:  # urllib's own errors are such, too
+        return False
+
+
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], said: Any) -> None:
     end_s = time.monotonic() + _START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < end_s:
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - ours
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+        if is_ready(url):
+            return
+        time.sleep(0.2)
     said.seek(0)
     raise RuntimeError(f"the service does not answer:\n{said.read()}")

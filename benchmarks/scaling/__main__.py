@@ -1,0 +1,125 @@
+"""How much a second worker brings, and what a replica costs besides its model, up to 32 on one machine.
+
+    python -m benchmarks.scaling --json
+    python -m benchmarks.scaling --only control_plane --replicas 1,2,4,8,16,32 --json
+
+Parts: `model` is the predictor in processes of its own, what the machine itself gives; `training`, `batch` and `online`
+give two workers of one thread twice the work of one (weak scaling); `control_plane` has a service whose model sleeps.
+benchmarks/EXTRAPOLATION.md goes on from there. Prints a table, then with --json one JSON document last; the same goes
+to `benchmarks/results/FOLDER/NAME.json`, after every part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from appliance.on_ray.cluster import local_cluster
+from benchmarks.measurement import write_result
+from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
+from benchmarks.scaling import control_plane, weak
+from benchmarks.scaling.control_plane import ControlPlane
+from benchmarks.serving.preparation import Prepared, prepare
+
+PARTS = ("model", "training", "batch", "online", "control_plane")
+_SIZE_WH = (640, 480)
+_SIZE_BYTES = 60_000
+_SMALL_WH = (160, 120)
+_SMALL_BYTES = 10_000
+"""For the model that sleeps, or decoding would be most of what is seen."""
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description="Measures how work grows with workers."
+    )
+    parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--rounds", type=count, default=3, help="of everything")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each load")
+    parser.add_argument("--pictures", type=count, default=120, help="of batch, for each worker")
+    parser.add_argument("--steps", type=count, default=50, help="of training, ten of them warm up")
+    parser.add_argument(
+        "--replicas", type=counts, default=(1, 2, 4, 8, 16, 32), help="that sleep, such as 1,2,4"
+    )
+    parser.add_argument("--sleep-ms", type=float, default=50.0, help="of the model that sleeps")
+    parser.add_argument(
+        "--idle-seconds", type=float, default=10.0, help="to look at a service at rest"
+    )
+    parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
+    add_result_arguments(parser, name="scaling")
+    run_command(parser, _run)
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    if options.quick:
+        options.rounds, options.seconds, options.idle_seconds = 1, 1.0, 1.0
+        options.pictures, options.steps, options.replicas = 16, 4, (2,)
+    load = weak.Load(options.seconds, options.pictures, options.steps, options.quick)
+    result: dict[str, Any] = {"rounds": options.rounds, "weak": {}}
+    with tempfile.TemporaryDirectory(prefix="scaling-") as scratch:
+        prepared = _prepared(options, Path(scratch) / "usual", _SIZE_WH, _SIZE_BYTES)
+        sides: dict[str, Callable[[], weak.Side]] = {
+            "model": lambda: weak.model_alone(prepared, load),
+            "training": lambda: weak.training(load, options.cache),
+            "batch": lambda: weak.batch(prepared, load),
+            "online": lambda: weak.online(prepared, load),
+        }
+        for name, side in sides.items():
+            if name not in options.only:
+                continue
+            # Of its own for each: what one leaves behind is not what the next one finds.
+            if name in ("training", "batch"):
+                with local_cluster():
+                    result["weak"][name] = weak.measure(side(), options.rounds, name)
+            else:
+                result["weak"][name] = weak.measure(side(), options.rounds, name)
+            write_result(options.name, "benchmarks.scaling", result, options.folder)
+        if "control_plane" in options.only:
+            small = _prepared(options, Path(scratch) / "small", _SMALL_WH, _SMALL_BYTES)
+            plan = ControlPlane(
+                tuple(sorted(options.replicas)),
+                options.sleep_ms,
+                options.seconds,
+                options.idle_seconds,
+                options.rounds,
+            )
+            measured = control_plane.measure(small, plan)
+            result["control_plane"] = {"picture_bytes": small.mean_bytes, **measured}
+            write_result(options.name, "benchmarks.scaling", result, options.folder)
+    for name, found in result["weak"].items():
+        print(
+            f"{name:9} two by one {found['speed_up']['median']:.2f}, efficiency {found['efficiency']['median']:.2f}"
+        )
+    for name, value in result.get("control_plane", {}).get("limits", {}).items():
+        print(f"{name:24} {value}")
+    return result
+
+
+def _prepared(
+    options: argparse.Namespace, folder: Path, size_wh: tuple[int, int], size_bytes: int
+) -> Prepared:
+    folder.mkdir()
+    return prepare(
+        folder,
+        backbone=options.backbone,
+        size_wh=size_wh,
+        size_bytes=size_bytes,
+        cache=options.cache,
+        quick=options.quick,
+    )
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    names = tuple(word.strip() for word in text.split(","))
+    for name in names:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(PARTS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()
