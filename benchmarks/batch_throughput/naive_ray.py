@@ -1,6 +1,6 @@
 """Ray Data as its documentation begins: read_images, map_batches of torchvision's model, write.
 
-The one benchmark that imports Ray itself: it is what users would write without the appliance.
+Imports Ray itself: it is what users would write without the appliance.
 """
 
 from __future__ import annotations

@@ -1,0 +1,102 @@
+"""Compares the ways to score a folder: rounds in turn, and a table."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.peers.batch.jobs import JOBS, OURS, Job, score
+from benchmarks.peers.preparation import prepare_material
+from benchmarks.peers.turns import of_side, take_turns
+
+_QUICK_IMAGES = 16
+
+
+def compare_jobs(
+    options: argparse.Namespace, write: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Runs all rounds.
+
+    Args:
+        options: Of the command.
+        write: Called after every round with what there is.
+    """
+    images = _QUICK_IMAGES if options.quick else options.images
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        material = prepare_material(
+            Path(folder), backbone=options.backbone, cache=options.cache, quick=options.quick
+        )
+        pictures = Path(folder) / "many"
+        pictures.mkdir()
+        sources = sorted(Path(material.pictures).glob("*.jpg"))
+        for index in range(images):
+            (pictures / f"{index:06d}.jpg").symlink_to(sources[index % len(sources)])
+        result: dict[str, Any] = {
+            "images": images,
+            "picture_bytes": material.mean_bytes,
+            "picture_wh": material.size_wh,
+        }
+
+        def measure(job: Job, python: Path, number: int) -> dict[str, Any]:
+            told = score(job, python, material, pictures)
+            line = (
+                f"{told['images_per_s']:7.2f} images/s, start {told['start_up_s']:.1f} s, {images} pictures agree, "
+                f"peak {told['peak_mib']} MiB"
+            )
+            return {**told, "line": line}
+
+        def after() -> None:
+            for name, side in result["sides"].items():
+                if rounds := of_side(result, name):
+                    side["figures"] = {
+                        figure: median(one[figure] for one in rounds)
+                        for figure in ("images_per_s", "start_up_s", "wall_s", "peak_mib")
+                    }
+            result["ratios"] = ratios(result, OURS)
+            write(result)
+
+        take_turns(
+            [JOBS[name] for name in options.peers or JOBS],
+            measure,
+            rounds=1 if options.quick else options.rounds,
+            environments=options.environments,
+            result=result,
+            after=after,
+        )
+    print(table(result))
+    return result
+
+
+def ratios(result: Mapping[str, Any], ours: str) -> dict[str, Any]:
+    """Speed of ours by that of each other side: by round, and their median."""
+    speeds = {
+        name: {one["round"]: one["images_per_s"] for one in of_side(result, name)}
+        for name in result["sides"]
+    }
+    found = {}
+    for name, theirs in speeds.items():
+        of_ours = speeds.get(ours, {})
+        each = [of_ours[at] / speed for at, speed in theirs.items() if at in of_ours]
+        if each and name != ours:
+            found[name] = {"median": median(each), "rounds": each}
+    return found
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """All sides as lines for people."""
+    rows = [f"{'':14} {'images/s':>9} {'ours by it':>10} {'start s':>8} {'MiB':>6} {'lines':>6}"]
+    for name, side in result["sides"].items():
+        if "failed" in side:
+            rows.append(f"{name:14} {side['failed']}")
+            continue
+        figures = side["figures"]
+        ratio = result["ratios"].get(name)
+        rows.append(
+            f"{name:14} {figures['images_per_s']:9.2f} {'' if ratio is None else format(ratio['median'], '.2f'):>10} "
+            f"{figures['start_up_s']:8.1f} {figures['peak_mib']:6.0f} {side['lines_of_user_code']:6}"
+        )
+    return "\n".join(rows)
