@@ -248,7 +248,7 @@ def test_the_quick_sets_run_on_services_of_their_own(command, tmp_path):
             assert sum(told["median_s"][start].values()) == pytest.approx(
                 moments["client: answered"], abs=0.05
             )
-            assert told["median_s"][start]["imports of the replica"] > 0
+            assert told["median_s"][start]["torch imported by the replica"] > 0
     else:
         without_sleep, two = told["control_plane"]["cases"]
         assert (two["replicas"], two["loads"][0]["per_status"].keys()) == (2, {"200"})

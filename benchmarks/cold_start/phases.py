@@ -8,7 +8,8 @@ from typing import Any
 
 _REPLICA = (
     ("Ray's own part of the process", "replica: our code"),
-    ("imports of the replica", "replica: imported"),
+    ("torch imported by the replica", "replica: import torch ends"),
+    ("service imported by the replica", "replica: imported"),
     ("settings, metrics", "replica: load"),
     ("model loaded", "replica: loaded"),
     ("warm-up", "replica: warmed up"),

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)}")
     parser.add_argument("--rounds", type=count, default=3, help="of everything")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each load")
-    parser.add_argument("--pictures", type=count, default=120, help="of batch, for each worker")
+    parser.add_argument("--pictures", type=count, default=240, help="of batch, for each worker")
     parser.add_argument("--steps", type=count, default=50, help="of training, ten of them warm up")
     parser.add_argument(
         "--replicas", type=counts, default=(1, 2, 4, 8, 16, 32), help="that sleep, such as 1,2,4"

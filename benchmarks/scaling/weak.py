@@ -78,10 +78,18 @@ def model_alone(prepared: Prepared, load: Load) -> Side:
 
     def side(workers: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.serving.bare", prepared.model]
-        command += [prepared.pictures, f"{load.seconds:g}", "1"]
+        command += [prepared.pictures, f"{load.seconds:g}", "--threads", "1", "--wait"]
+        pipe = subprocess.PIPE
         processes = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(workers)
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(workers)
         ]
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()  # it is ready
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
         told = [json.loads(process.communicate()[0]) for process in processes]
         return {"images_per_s": sum(one["images_per_s"] for one in told), "processes": told}
 
