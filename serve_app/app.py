@@ -27,7 +27,8 @@ from appliance import storage
 from appliance.errors import ModelFileError
 from appliance.model import model_file
 from appliance.model.address import ModelAddress
-from appliance.registry.registry import find_model
+from appliance.registry.registry import default_root, find_model
+from appliance.storage.context import Context
 from serve_app.deployments.record import DEPLOYMENT_NAME
 from serve_app.http.api import create_api
 from serve_app.inference_protocol.grpc_service import InferenceGrpcMethods
@@ -36,7 +37,7 @@ from serve_app.ingress.listening import listening_host
 from serve_app.ingress.variables import DRAINING_S
 from serve_app.scoring.models import ModelPool
 from serve_app.security.admission import RETRY_AFTER_S
-from serve_app.security.keys import checked_key_file, require_keys
+from serve_app.security.keys import checked_key_file, require_admin_key, require_keys
 from serve_app.settings import ServiceSettings
 from serve_app.telemetry.access_log import write_access_log_to
 from serve_app.telemetry.counts import Key
@@ -136,6 +137,13 @@ def _checked(settings: ServiceSettings) -> ServiceSettings:
         checked["canary_model"] = _checked_model(settings.canary_model)
     if settings.key_file is not None:
         checked["key_file"] = checked_key_file(settings.key_file)
+    if settings.trainer:
+        require_admin_key(settings)
+        folder = settings.trainer_dir or storage.join(
+            Context.current().persistent_path, "trainings"
+        )
+        checked["trainer_dir"] = storage.absolute(folder)
+        checked["registry"] = storage.absolute(settings.registry or default_root())
     return settings.model_copy(update=checked)
 
 

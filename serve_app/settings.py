@@ -141,6 +141,21 @@ class ServiceSettings(BaseModel):
     )
     no_keys: bool = Field(False, description="Listen beyond loopback without any key.")
 
+    trainer: bool = Field(
+        False, description="Train on the cluster when holders of an admin key ask; needs key_file."
+    )
+    trainer_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of what is trained: runs and models; seen by all nodes. None: trainings/, beside the "
+        "registry of this user.",
+    )
+    registry: str | None = Field(
+        None,
+        min_length=1,
+        description="Registry of models that the trainer adds to; None takes APPLIANCE_REGISTRY, or one at home.",
+    )
+
     url_hosts: tuple[str, ...] = Field(
         (),
         description="Hosts to fetch pictures from when clients send https URLs: a.example.com, "

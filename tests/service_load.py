@@ -23,6 +23,7 @@ class Load:
 
     url: str
     clients: int
+    headers: dict[str, str] = field(default_factory=dict)
     answers: list[tuple[float, float, int]] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -35,7 +36,7 @@ class Load:
             start_s, status = time.monotonic(), CUT
             try:
                 async with session.post(
-                    f"{self.url}/v1/detect", data=JPEG, headers=JPEG_TYPE
+                    f"{self.url}/v1/detect", data=JPEG, headers={**JPEG_TYPE, **self.headers}
                 ) as response:
                     assert "error" in await response.json() or response.status == 200
                     status = response.status
@@ -54,9 +55,9 @@ class Load:
 
 
 @contextlib.contextmanager
-def under_load(url, clients=4):
+def under_load(url, clients=4, headers=None):
     """Load that is at work when the block begins, and ends after it."""
-    load = Load(url, clients)
+    load = Load(url, clients, headers or {})
     thread = threading.Thread(target=lambda: asyncio.run(load.run()))
     thread.start()
     try:

@@ -23,6 +23,7 @@ import json, os, sys
 import psutil
 from appliance.errors import ApplianceError
 from appliance.on_ray.cluster import connect, local_cluster
+from appliance.on_ray.cluster_check import dashboard_url
 
 def report(**facts):
     print(json.dumps(facts), flush=True)
@@ -72,7 +73,7 @@ with local_cluster(num_cpus=3, environment={"RAY_SERVE_EXAMPLE": "7"}) as info:
         ("RAY_SERVE_EXAMPLE", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")} | {"nice": os.nice(0)}).remote()
     report(pids=children(), worker=ray.get(seen), cpus=ray.cluster_resources()["CPU"],
            owned=info.owned, address=info.address, joined=connect().address,
-           token=os.environ["RAY_AUTH_TOKEN"], folder=folder())
+           token=os.environ["RAY_AUTH_TOKEN"], folder=folder(), dashboard=dashboard_url())
 report(pids=children(), initialized=ray.is_initialized(),
        variables=[key for key in os.environ if key.startswith("RAY_")])
 """
@@ -82,6 +83,7 @@ report(pids=children(), initialized=ray.is_initialized(),
     assert inside["owned"] is True
     assert inside["joined"] == inside["address"]
     assert inside["cpus"] == 3
+    assert inside["dashboard"] is None  # nobody has asked for it
     token = inside["token"]
     assert len(token) == 64
     assert inside["worker"] == {

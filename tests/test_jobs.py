@@ -16,7 +16,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from factories import jpeg_bytes
+from promotion_cases import NETWORK, STANDSTILL, two_models
+from service_load import wait_for
+from serving import plain_service
+
+from appliance.access_keys import add_key
+from appliance.client import Client
+from appliance.errors import ServiceRefusalError
+from appliance.registry.registry import Registry
+from serve_app.training import jobs as trainer_jobs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What a job does not need: the upload may have 100 MiB.
@@ -160,3 +170,105 @@ def test_the_check_of_a_cluster_sees_that_its_dashboard_asks_for_a_token(head):
     from appliance.on_ray.cluster_check import protection_of
 
     assert protection_of(head[0].removeprefix("http://")) == "token"
+
+
+# --- the trainer of a service, whose replica is this process ----------------------------------------
+
+
+@pytest.fixture
+def trainer(jobs, tiny_model_path, tmp_path, monkeypatch):
+    """The address of a service that trains on the head, with its admin key in APPLIANCE_KEY."""
+    monkeypatch.setattr(trainer_jobs, "job_client", lambda: jobs)
+    monkeypatch.setenv("APPLIANCE_KEY", add_key(tmp_path / "keys.txt", "ops", admin=True))
+    settings = {
+        "key_file": str(tmp_path / "keys.txt"),
+        "trainer_dir": str(tmp_path / "trainings"),
+        "registry": str(tmp_path / "models"),
+    }
+    with plain_service(tiny_model_path, trainer=True, **settings) as url:
+        yield url
+
+
+@pytest.mark.timeout(300)
+def test_the_trainer_trains_promotes_waits_fails_and_cancels(
+    trainer, jobs, tiny_model_path, tmp_path, run_appliance, capsys
+):
+    models = two_models(tiny_model_path, tmp_path)
+    registry = Registry(tmp_path / "models")
+    for model in (models.wrong, models.right):
+        registry.add("shapes", model)
+    assert run_appliance("models", "promote", "shapes:1", "--registry", registry.root_uri) == 0
+    marker = tmp_path / "marker"
+    with Client(trainer) as client:
+        # What a shell must not make of it, and a setting that there is not.
+        evil = f"/nowhere'; touch {marker}; $(touch {marker})"
+        wrong = client.trainings.submit(evil, "shapes", settings={"stepps": f"`touch {marker}`"})
+        # The head has two CPUs.
+        large = {**NETWORK, **STANDSTILL, "batch_size": 3}
+        waiting = client.trainings.submit(
+            str(models.data), "shapes", workers="3", check=False, settings=large
+        )
+        assert (waiting.by, waiting.request["workers"]) == ("ops", "3")
+
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump({**NETWORK, "learning_rate": 0.1}))
+        command = [
+            *("train", models.data, "--on", trainer, "--config", tmp_path / "train.yaml"),
+            *(f"--set={name}={value}" for name, value in STANDSTILL.items()),
+            *("--init", "shapes:2", "--no-check", "--register", "shapes"),
+            *("--promote", "production", "--test", models.data),
+        ]
+        capsys.readouterr()
+        assert run_appliance(*command) == 0
+        out, err = capsys.readouterr()
+        assert "It is shapes:3 in the registry.\nshapes@production is version 3 now: mAP" in out
+        assert f" has begun on {trainer}\n" in err
+        assert "step 1 of 1: loss " in err
+        assert '{"model"' not in out + err  # that is for programs
+        assert dict(registry.entry("shapes").aliases) == {"production": 3}
+        trained = client.trainings.list()[0]
+        assert (trained.status, trained.registered) == ("succeeded", None)
+        trained = client.trainings.get(trained.id)
+        assert (trained.registered, trained.promotion["promoted"]) == ("shapes:3", True)
+
+        failed = wait_for(lambda: ended(client, wrong.id))
+        assert failed.status == "failed"
+        assert "Did you mean 'steps'" in failed.error
+        assert not marker.exists()
+
+        waiting = wait_for(lambda: saying(client, waiting.id, "room"))
+        told = client.trainings.log(waiting.id).text
+        assert "the cluster has room for 2 of 3 workers with 1 CPUs each; waiting for more" in told
+        assert run_appliance("trainings", "cancel", waiting.id, "--on", trainer) == 0
+        cancelled = wait_for(lambda: ended(client, waiting.id))
+        assert cancelled.status == "cancelled"
+        assert client.trainings.cancel(waiting.id).ended_at == cancelled.ended_at  # as it was
+
+        for unknown in ("train-1", "raysubmit_1"):
+            with pytest.raises(ServiceRefusalError, match="There is no training of this name"):
+                client.trainings.get(unknown)
+        jobs.submit_job(entrypoint="true", submission_id="train-of-somebody-else")
+        with pytest.raises(ServiceRefusalError, match="There is no training of this name"):
+            client.trainings.get("train-of-somebody-else")
+        assert {one.id for one in client.trainings.list()} == {trained.id, wrong.id, waiting.id}
+    capsys.readouterr()
+    assert run_appliance("trainings", "logs", wrong.id, "--on", trainer, "--follow") == 1
+    # In the log, and as what came of it.
+    assert capsys.readouterr().err.count("Did you mean 'steps'") == 2
+    assert len(registry.entry("shapes").versions) == 3
+
+
+def ended(client, training_id):
+    found = client.trainings.get(training_id)
+    return found if found.has_ended else None
+
+
+def saying(client, training_id, word):
+    found = client.trainings.get(training_id)
+    assert not found.has_ended, found
+    return found if word in (found.says or "") else None
+
+
+def test_more_settings_than_a_command_line_takes_are_refused(trainer):
+    with Client(trainer) as client, pytest.raises(ServiceRefusalError, match="too long") as refused:
+        client.trainings.submit("/data", "shapes", settings={"a": 30_000 * "'"})
+    assert (refused.value.status, refused.value.code) == (413, "too_many_settings")

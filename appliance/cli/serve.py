@@ -33,6 +33,10 @@ def serve(
     ] = None,
     keys: KeysOption = None,
     no_keys: NoKeysOption = False,
+    trainer: Annotated[
+        bool,
+        typer.Option("--trainer", help="Train on the cluster when holders of an admin key ask."),
+    ] = False,
     also: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=MODEL", help="A further model; may be given several times."),
@@ -70,6 +74,8 @@ def serve(
         "models": {name: find_model(one, registry) for name, one in further_models.items()} or None,
         "key_file": keys,
         "no_keys": no_keys or None,
+        "trainer": trainer or None,
+        "registry": registry,
         "num_replicas": replicas,
         "min_replicas": min_replicas,
         "max_replicas": max_replicas,

@@ -39,6 +39,7 @@ from appliance.cli.training_options import (
 )
 from appliance.cli.training_report import TrainingReport
 from appliance.cli.training_settings import ConfigOption, SetOption, read_settings
+from appliance.cli.trainings import OnOption, init_for_service, refuse_with_on, train_on
 
 if TYPE_CHECKING:
     from appliance.training.plan import TrainingPlan
@@ -133,6 +134,7 @@ def train(
     registry: RegistryOption = None,
     check: CheckOption = True,
     address: AddressOption = None,
+    on: OnOption = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -165,7 +167,7 @@ def train(
         registry=registry,
     )
     on_workers = Workers.parse(workers, use_gpu=use_gpu)
-    init = find_init(init, registry)
+    init = init if on else find_init(init, registry)
     settings = read_settings(
         init,
         config,
@@ -197,6 +199,34 @@ def train(
         },
         assignments=assignments or (),
     )
+    if on is not None:
+        refuse_with_on(
+            out=out != "model.safetensors",
+            overwrite=overwrite,
+            run_dir=run_dir,
+            resume=resume,
+            dry_run=dry_run,
+            mlflow=mlflow,
+            registry=registry,
+            address=address,
+        )
+        request = {
+            "data": storage.absolute(data),
+            "register": registered_name,
+            "init": init_for_service(init),
+            "settings": dict(settings.wished),
+            "validation": validation and storage.absolute(validation),
+            "format": data_format,
+            "images": images and storage.absolute(images),
+            "workers": str(on_workers),
+            "gpu": use_gpu,
+            "check": check,
+            "promote": promote,
+            "test": test and storage.absolute(test),
+            "min_gain": min_gain,
+        }
+        train_on(on, request, quiet=quiet, json=json)
+        return
     refuse_without_gpus(on_workers, address)
     if not dry_run:
         # Here, because to look at the pictures may take minutes.

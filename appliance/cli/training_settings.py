@@ -44,11 +44,13 @@ class Settings:
         training: All settings of training.
         open_settings: Those of them that nobody has wished: their values are the recipe's.
         network: Wished settings of `ModelSpec`.
+        wished: All that was wished, as it was.
     """
 
     training: TrainingConfig
     open_settings: frozenset[str]
     network: Mapping[str, Any]
+    wished: Mapping[str, Any]
 
 
 def read_settings(
@@ -106,6 +108,7 @@ def read_settings(
         parsed,
         frozenset(recipe) - {name for name, value in wished.items() if value is not None},
         {name: getattr(parsed_spec, name) for name in network},
+        {**wished, **network},
     )
 
 

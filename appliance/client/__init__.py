@@ -16,6 +16,7 @@ from appliance.client.asynchronous import AsyncClient
 from appliance.client.pictures import Picture, Url
 from appliance.client.requests import DetectOptions
 from appliance.client.synchronous import Client
+from appliance.client.trainings import TrainingInfo
 
 __all__ = [
     "KEY_VARIABLE",
@@ -24,5 +25,6 @@ __all__ = [
     "DetectOptions",
     "ModelInfo",
     "Picture",
+    "TrainingInfo",
     "Url",
 ]

@@ -79,7 +79,7 @@ def accepted(answer: Answer, what: str) -> Answer:
     Raises:
         ServiceCallError: The service refuses, is busy or late, or it is no appliance that answers.
     """
-    if answer.status == HTTPStatus.OK:
+    if answer.status in (HTTPStatus.OK, HTTPStatus.ACCEPTED):
         return answer
     error = _error_of(answer.body)
     if error is None:
@@ -158,8 +158,8 @@ def record_of_row(row: Mapping[str, Any]) -> Record:
     """
     from appliance.records import DetectedObject, Record
 
-    found = [_known(DetectedObject, item) for item in row["detections"]]
-    return Record.from_row({**_known(Record, row), "detections": found})
+    found = [known_fields(DetectedObject, item) for item in row["detections"]]
+    return Record.from_row({**known_fields(Record, row), "detections": found})
 
 
 def models_of(answer: Answer) -> tuple[ModelInfo, ...]:
@@ -169,7 +169,7 @@ def models_of(answer: Answer) -> tuple[ModelInfo, ...]:
         ForeignAnswerError: It is no list of models.
     """
     try:
-        rows = [_known(ModelInfo, row) for row in json.loads(answer.body)["models"]]
+        rows = [known_fields(ModelInfo, row) for row in json.loads(answer.body)["models"]]
         return tuple(
             ModelInfo(**{**row, "labels": row.get("labels") and tuple(row["labels"])})
             for row in rows
@@ -223,7 +223,8 @@ def failed_record(error: Exception, picture: ReadyPicture) -> Record:
     )
 
 
-def _known(cls: type[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+def known_fields(cls: type[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass that a JSON object has; what a later service adds is left out."""
     return {field.name: row[field.name] for field in fields(cls) if field.name in row}
 
 

@@ -17,6 +17,7 @@ from appliance.client.pictures import Picture, resized
 from appliance.client.requests import DetectOptions, Request, detect_request, score_request
 from appliance.client.retries import RetryPolicy
 from appliance.client.stream import DetectionStream, IndexedRecord
+from appliance.client.trainings import AsyncTrainings
 from appliance.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -273,6 +274,11 @@ class AsyncClient:
         return models_of(
             await self._connection.answer(request, self._connection.deadline(timeout_s))
         )
+
+    @property
+    def trainings(self) -> AsyncTrainings:
+        """The trainer of the service, where that has one; wants an admin key."""
+        return AsyncTrainings(self._connection)
 
     async def ready(self, *, timeout_s: float | None = None) -> bool:
         """Whether the service answers and its model does; asks once.

@@ -129,6 +129,14 @@ class ServiceConnection:
             await asyncio.sleep(wait_s)
             attempt += 1
 
+    async def answer_once(self, request: Request, deadline: Deadline) -> Answer:
+        """The answer to a request that must not come twice: one attempt.
+
+        Raises:
+            ServiceCallError: What came of it.
+        """
+        return await self._attempt(request, deadline)
+
     async def is_ready(self, deadline: Deadline) -> bool:
         """Whether the service answers and its model does; asks once.
 

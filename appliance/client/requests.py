@@ -13,7 +13,7 @@ from appliance.client.pictures import ReadyPicture
 from appliance.errors import ConfigError
 
 STREAM_TYPE = "application/x-ndjson"
-_JSON_TYPE = {"Content-Type": "application/json"}
+JSON_TYPE = {"Content-Type": "application/json"}
 _PICTURE_TYPE = {"Content-Type": "application/octet-stream"}
 
 
@@ -43,7 +43,7 @@ class Request:
     Attributes:
         what: What it is for, as errors put it: "a picture: shelf.jpg".
         path: Of the route, with its query.
-        method: GET or POST.
+        method: GET, POST or DELETE.
         body: What is sent.
         headers: Besides the key and the deadline.
     """
@@ -70,14 +70,14 @@ def detect_request(
     if picture.url is None:
         body, headers = picture.data, _PICTURE_TYPE
     else:
-        body, headers = _json({"image": {"url": picture.url}}), _JSON_TYPE
+        body, headers = json_body({"image": {"url": picture.url}}), JSON_TYPE
     return Request(picture.name, path, "POST", body, headers)
 
 
 def score_request(picture: ReadyPicture, parameters: Mapping[str, Any] | None) -> Request:
     """Asks the endpoint of the 2018 package for the detections of one picture."""
     item = {"image_in_base64": _base64(picture.data), "parameters": dict(parameters or {})}
-    return Request(picture.name, "/score", "POST", _json([item]), _JSON_TYPE)
+    return Request(picture.name, "/score", "POST", json_body([item]), JSON_TYPE)
 
 
 def stream_path(options: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def stream_path(options: Mapping[str, Any]) -> str:
 def stream_line(picture: ReadyPicture) -> bytes:
     """One picture of a stream."""
     image = {"url": picture.url} if picture.url is not None else _base64(picture.data)
-    return _json({"image": image, "name": picture.name}) + b"\n"
+    return json_body({"image": image, "name": picture.name}) + b"\n"
 
 
 def query_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def query_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return query
 
 
-def _json(value: object) -> bytes:
+def json_body(value: object) -> bytes:
+    """A value as the body of a request."""
     # ASCII only: names of files may hold what UTF-8 cannot express.
     return json.dumps(value).encode("ascii")
 

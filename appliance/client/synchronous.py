@@ -17,6 +17,7 @@ from appliance.client.many import results_sync, window_of
 from appliance.client.pictures import Picture
 from appliance.client.requests import DetectOptions
 from appliance.client.stream import DetectionStream, IndexedRecord
+from appliance.client.trainings import Trainings
 from appliance.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -183,6 +184,11 @@ class Client:
     def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
         """The models of the service, the default first: see `AsyncClient.models`."""
         return self._run(self._started().client.models(timeout_s=timeout_s))
+
+    @property
+    def trainings(self) -> Trainings:
+        """The trainer of the service, where that has one: see `AsyncClient.trainings`."""
+        return Trainings(lambda ask: self._run(ask(self._started().client.trainings)))
 
     def ready(self, *, timeout_s: float | None = None) -> bool:
         """Whether the service and its model answer: see `AsyncClient.ready`."""

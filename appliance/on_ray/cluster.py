@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 
 from appliance.errors import ConfigError, InputError, ServiceError
 from appliance.on_ray.process_environment import (
+    LOOPBACK_VARIABLES,
     UndisturbedStack,
+    any_agent_port,
     daemons_apart,
     daemons_on_loopback,
     native_output_to,
@@ -73,11 +75,12 @@ def local_cluster(
     environment: Mapping[str, str] | None = None,
     object_store_bytes: int | None = None,
     log_to_driver: bool = False,
+    jobs_api: bool = False,
 ) -> Iterator[ClusterInfo]:
     """A local cluster for the length of a `with` block; stopped at its end, however that comes.
 
-    Without a dashboard, which costs seconds and hundreds of megabytes: who wants one, or the Jobs API,
-    runs `ray start --head` and joins by `connect`.
+    Without a dashboard, which costs seconds and hundreds of megabytes: who wants one runs `ray start --head` and
+    joins by `connect`.
 
     Args:
         num_cpus: CPUs that Ray may give out; by default those of the machine.
@@ -87,6 +90,7 @@ def local_cluster(
         object_store_bytes: Size of the shared memory store; by default a tenth of the memory, at most
             1 GiB and at most what `/dev/shm` has.
         log_to_driver: Whether the output of workers appears here.
+        jobs_api: Whether to start the dashboard all the same, on loopback, where Ray takes jobs.
 
     Raises:
         ServiceError: This process is connected to a cluster already, or Ray cannot start.
@@ -101,6 +105,7 @@ def local_cluster(
                     **quiet_variables(),
                     **priority_variables(),
                     **security_variables(),
+                    **(LOOPBACK_VARIABLES if jobs_api else {}),
                     **(environment or {}),
                 }
             )
@@ -115,6 +120,7 @@ def local_cluster(
             )
         refresh_authentication()
         folder = stack.enter_context(_session_folder())
+        dashboard_port = _unused_port()
         store_bytes = object_store_bytes or _default_object_store_bytes()
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
@@ -123,13 +129,16 @@ def local_cluster(
                 own_signals(),
                 daemons_apart(),
                 daemons_on_loopback(),
+                any_agent_port(),
                 native_output_to(folder / "driver.err"),
             ):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
                     num_gpus=num_gpus,
-                    include_dashboard=False,
+                    include_dashboard=jobs_api,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=dashboard_port if jobs_api else None,
                     object_store_memory=store_bytes,
                     log_to_driver=log_to_driver,
                     logging_level=logging.WARNING,
@@ -148,7 +157,10 @@ def local_cluster(
 
 
 def connect(
-    address: str | None = None, *, environment: Mapping[str, str] | None = None
+    address: str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    jobs_api: bool = False,
 ) -> ClusterInfo:
     """Joins the cluster that is meant, or starts a local one that ends with this process.
 
@@ -159,6 +171,7 @@ def connect(
         address: `host:port` of a head, or "auto" for the cluster of this machine.
         environment: As in `local_cluster`, for a cluster that is started here; one that runs already
             has its own.
+        jobs_api: Likewise.
 
     Raises:
         ConfigError: The address is not of this form.
@@ -172,7 +185,7 @@ def connect(
     wanted = address or os.environ.get(_ADDRESS_VARIABLE)
     if not wanted:
         stack = ExitStack()
-        info = stack.enter_context(local_cluster(environment=environment))
+        info = stack.enter_context(local_cluster(environment=environment, jobs_api=jobs_api))
         atexit.register(stack.close)
         return info
     _probe(wanted)
@@ -270,6 +283,12 @@ def _shared_memory_bytes() -> int:
     if not _SHARED_MEMORY.is_dir():
         return 0
     return shutil.disk_usage(_SHARED_MEMORY).free * 9 // 10
+
+
+def _unused_port() -> int:
+    """A port that was free a moment ago; Ray's own choice would be 8265, which another cluster may have."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _address() -> str:

@@ -14,6 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has children of this process join a cluster on loopback where it is: else Ray's agent, and the jobs that it starts, look
+for a cluster at 127.0.0.1 under the address of a network interface. It is not about Windows or OSX alone."""
+
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -124,6 +128,23 @@ def daemons_on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def any_agent_port() -> Iterator[None]:
+    """Has the agent of a node that starts in the block listen on any port that is free.
+
+    Ray 2.60 has it take 52365, with no way for `ray.init` to say otherwise; of two clusters on a machine the second
+    has an agent that takes no jobs.
+    """
+    from ray._private import parameter
+
+    before = parameter.RayParams
+    parameter.RayParams = partial(before, dashboard_agent_listen_port=0)  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        parameter.RayParams = before  # type: ignore[misc]
 
 
 @contextmanager

@@ -93,7 +93,11 @@ def serve_in_foreground(
         listening.free_port(host, port)
         if grpc_port is not None:
             listening.free_port(host, grpc_port, option="--grpc-port")
-        connect(address, environment=service_environment(host))
+        connect(
+            address,
+            environment=service_environment(host),
+            jobs_api=_parsed(settings).trainer,
+        )
         if settings.get("access_log", "-") == "-":
             with replica_lines_on_stderr() as pipe:
                 settings = {**settings, "access_log": pipe}
@@ -162,6 +166,7 @@ def _check(settings: Mapping[str, Any], host: str) -> None:
     parsed = _parsed(settings)
     keys = importlib.import_module("serve_app.security.keys")
     keys.require_keys(host, parsed)
+    keys.require_admin_key(parsed)
     if parsed.key_file is not None:
         keys.checked_key_file(parsed.key_file)
     for model in (parsed.model, *parsed.models.values()):

@@ -27,6 +27,7 @@ from appliance.errors import ApplianceError, TrainingError, TrainingStopped
 from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import ModelInfo
+from appliance.on_ray.free_room import nodes_with_room
 from appliance.on_ray.process_environment import variables
 from appliance.on_ray.run_control import start_run_control
 from appliance.on_ray.run_driver import StopWish, follow
@@ -201,7 +202,7 @@ def train_on_ray(
             folder.uri,
             control,
         )
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = nodes_with_room()
         cpus = cpus_for_each(workers, [node.get("CPU", 0) for node in nodes])
         patience_s = None if room_for(workers, cpus, nodes) else workers.room_timeout_s
         trainer = _trainer(task, workers, cpus, patience_s, str(scratch))

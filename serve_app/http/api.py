@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from serve_app.http import detect, frames, page, reference, score, status, stream
+from serve_app.http import detect, frames, page, reference, score, status, stream, train
 from serve_app.http import metrics as metrics_route
 from serve_app.http.error_answers import install_error_handlers
 from serve_app.http.service import Service
@@ -31,6 +31,7 @@ _ROUTES = (
     frames,
     score,
     status,
+    train,
     page,
     reference,
     metrics_route,

@@ -174,6 +174,33 @@ class Service:
             self.metrics.count_rate_limited(str(notes.key_name))
             raise
 
+    async def identify_admin(self, request: Request, *, enabled: bool) -> None:
+        """As `identify`, for what changes the service.
+
+        Args:
+            request: It.
+            enabled: Whether there is what it asks for.
+
+        Raises:
+            RequestError: As `identify`; 404, it is switched off; 403, the key is no admin key.
+        """
+        await self.identify(request)
+        if not enabled:
+            raise RequestError(
+                404,
+                "trainer_off",
+                "This service does not train",
+                hint="Start it with `appliance serve --trainer`, and an admin key",
+            )
+        key = self.keys.find(request.headers.get("authorization"))
+        if key is None or not key.admin:
+            raise RequestError(
+                403,
+                "forbidden",
+                "This key may not train",
+                hint="Ask with a key of `appliance keys new NAME --admin`",
+            )
+
     async def require_ready(self) -> None:
         """Returns when the models answer.
 

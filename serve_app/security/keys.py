@@ -175,6 +175,22 @@ def checked_key_file(path: str) -> str:
     return storage.absolute(storage.local_path(path).expanduser())
 
 
+def require_admin_key(settings: ServiceSettings) -> None:
+    """Refuses a trainer that nobody could use, or anybody.
+
+    Raises:
+        ConfigError: It is switched on, and there is no admin key.
+        StorageError: The key file cannot be read.
+    """
+    file = settings.key_file
+    if settings.trainer and not (file and any(key.admin for key in read_key_file(file))):
+        raise ConfigError(
+            "The trainer wants a key file with an admin key",
+            got=file or "no key file",
+            hint="Make one with `appliance keys new NAME --admin --file keys.txt` and give --keys keys.txt",
+        )
+
+
 def require_keys(host: str, settings: ServiceSettings) -> None:
     """Refuses to listen where others can reach the service while it asks for no keys.
 
