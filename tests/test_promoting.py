@@ -160,14 +160,16 @@ def test_options_that_do_not_go_together(run_appliance, capsys, flags, sentence)
 
 
 def test_the_report_of_a_training_tells_of_it(tiny_scenes, promotion, capsys):
-    outcome = TrainingOutcome(step=3, best_step=None, best_metric=None, stopped_early=False)
+    outcome = TrainingOutcome(step=3, best_step=2, best_metric=0.5)
     report = TrainingReport(
         *("m.safetensors", "run", plan_for(tiny_scenes, steps=3)),
         *(TrainedModel("abc", 1.0, 0.5, outcome), 6, "shapes", 1, promotion.carry_out(1)),
     )
     report.show()
     said = capsys.readouterr().out
-    assert "It is shapes:1 in the registry.\nshapes@production is version 1 now, the first" in said
+    assert "It is shapes:1 in the registry.\n" in said
+    assert "shapes@production is version 1 now, the first" in said
+    assert "Best:     map_50 0.5000 after step 2" in said
     document = report.document()["promotion"]
     assert (document["alias"], document["promoted"]) == ("shapes@production", True)
     assert document["sentence"] in said
