@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import load
@@ -55,6 +56,46 @@ def material(tmp_path_factory, cache_dir):
     return prepare_material(
         tmp_path_factory.mktemp("material"), backbone="mobilenet_v2", cache=cache_dir, quick=True
     )
+
+
+def peers(*options, cache):
+    command = [sys.executable, "-m", "benchmarks.peers", *map(str, options)]
+    command += ["--cache", str(cache), "--environments", str(cache / "environments")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_peer_is_installed_compared_loaded_and_told(tmp_path, cache_dir, material):
+    words = ["--only", "online", "--peers", "fastapi", "--quick", "--json", "--folder", tmp_path]
+    done = peers(*words, cache=cache_dir)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])["online"]
+    written = json.loads((tmp_path / "peers_online.json").read_text())
+    assert written["results"] == told["results"]
+    side = told["sides"]["fastapi"]
+    assert side["figures"]["not_right"] == 0
+    assert side["figures"]["saturated_images_per_s"] > 0
+    assert side["figures"]["equal_load_ms"]["p99_is"].startswith("p99 of ")
+    assert side["versions"].keys() == {"fastapi", "uvicorn"}
+    (one,) = told["results"]
+    assert one["pictures_compared"] == 16
+    assert 0 < one["start_up_s"] < 120
+    # Nothing published lacks its raw data.
+    assert all(
+        len(step["right_ms"]) + len(step["others"]) == step["requests"] for step in one["steps"]
+    )
+
+
+def test_a_peer_that_finds_something_else_is_not_measured(material, tmp_path):
+    saved = torch.load(material.weights, weights_only=True)
+    # The classes of its box predictor are mixed up.
+    bias = saved["state_dict"]["roi_heads.box_predictor.cls_score.bias"]
+    saved["state_dict"]["roi_heads.box_predictor.cls_score.bias"] = (
+        bias + torch.arange(len(bias)) * 3
+    )
+    torch.save(saved, tmp_path / "other.pt")
+    other = replace(material, weights=str(tmp_path / "other.pt"))
+    with pytest.raises(PeerFailedError, match=r"0000?\.jpg: other detections"):
+        run_round(SERVERS["fastapi"], Path(sys.executable), other, Loads(1, (1,), 1, 1, 2))
 
 
 def test_plain_torchvision_is_the_same_network(material):

@@ -19,7 +19,8 @@ import psutil
 
 _MIB = 2**20
 _GRACE_S = 20.0
-_SAMPLE_EVERY_S = 0.5
+_SAMPLE_EVERY_S = 2.0
+"""A look at a dozen processes takes a part of the cores that are measured."""
 _TAIL_LINES = 6
 
 
@@ -109,7 +110,7 @@ class Running:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[int]]:
-        """Fills a list with the memory in MiB, every half second for the length of a block."""
+        """Fills a list with the memory in MiB, every two seconds for the length of a block, and at its end."""
         samples = [self.memory_mib()]
         over = threading.Event()
 
@@ -124,6 +125,7 @@ class Running:
         finally:
             over.set()
             watcher.join()
+            samples.append(self.memory_mib())
 
     def _tree(self) -> list[psutil.Process]:
         try:

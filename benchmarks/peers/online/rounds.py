@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -104,7 +105,7 @@ def _wait_until_right(server: Server, url: str, material: Material, running: Run
             raise PeerFailedError(f"does not start: {running.said()}")
         try:
             _post(url + asking.path, asking.body(picture.jpeg), asking.headers)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             time.sleep(0.1)
             continue
         return time.perf_counter() - running.started_s
@@ -120,7 +121,7 @@ def _compare(server: Server, url: str, material: Material) -> int:
         try:
             answer = _post(url + asking.path, asking.body(picture.jpeg), asking.headers)
             held.check(read_answer(asking, answer, picture), picture)
-        except (WrongAnswerError, OSError) as error:
+        except (WrongAnswerError, OSError, http.client.HTTPException) as error:
             raise PeerFailedError(f"{picture.name}: {error}") from None
     return len(pictures)
 
@@ -152,10 +153,12 @@ def _load(
     done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, check=True)
     told = json.loads(done.stdout)
     requests = told.pop("requests")
-    right = [one for one in requests if one["status"] == OK and one["wrong"] is None]
+    right, others = [], []
+    for one in requests:
+        (right if one["status"] == OK and one["wrong"] is None else others).append(one)
     return {
         **told,
         "requests": len(requests),
         "right_ms": [one["total_ms"] for one in right],
-        "others": [one for one in requests if one not in right],
+        "others": others,
     }
