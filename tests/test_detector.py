@@ -191,10 +191,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(
     again.train(tiny_scenes, config=config, resume=True, progress=False)
     lines = (tmp_path / "twice" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-    once, twice = (
-        model._trained[0].state_dict()
-        for model in (models[0], again)
-    )
+    once, twice = (model._trained[0].state_dict() for model in (models[0], again))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
