@@ -31,8 +31,8 @@ AUGMENTATION_SETTINGS = (
 )
 
 _COUNT = "at least 1"
-# Far beyond all that learns, and far from where single precision overflows.
-_HIGHEST_RATE = 1000.0
+# Single precision, in which optimizers count, ends at 3e38.
+_HIGHEST_RATE = 1e30
 _RATE = f"above 0, at most {_HIGHEST_RATE:g}"
 # Settings, what they must satisfy (NaN never does), and how that is said. None is none of these.
 _RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (

@@ -30,6 +30,7 @@ def listen(host: str, port: int, *, grpc_port: int | None = None) -> int:
         ServiceError: A port is taken, or Serve of this cluster listens elsewhere.
     """
     from ray import serve
+    from ray.exceptions import RayActorError
     from ray.serve.context import _get_global_client
 
     # HAProxy listens where we are asked to; what is behind it on this machine stays on loopback.
@@ -49,11 +50,19 @@ def listen(host: str, port: int, *, grpc_port: int | None = None) -> int:
     port = free_port(host, port)
     if grpc_port is not None:
         free_port(host, grpc_port, option="--grpc-port")
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": serve_host, "port": port},
-        grpc_options=None if grpc_port is None else grpc_options(grpc_port),
-    )
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": serve_host, "port": port},
+            grpc_options=None if grpc_port is None else grpc_options(grpc_port),
+        )
+    except (RayActorError, TimeoutError) as error:
+        raise ServiceError(
+            "Ray Serve does not start",
+            where=f"{host}:{port}",
+            got=str(error).splitlines()[-1].strip(),
+            hint="Look whether the machine is overloaded, and start it again",
+        ) from error
     return port
 
 

@@ -33,6 +33,9 @@ _SETTINGS = {
     # The first refused connection says that a replica is gone; the next request goes elsewhere.
     "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAINING_S),
+    # On a busy machine HAProxy and its manager may take longer than the usual five seconds to start; then Serve
+    # kills them, and the start of the service with them.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     # Anybody could send 2 GiB, which would lie in memory before a key or `max_body_bytes` is looked at.
     "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(64 * 2**20),
 }
