@@ -99,3 +99,10 @@ def assert_equal_states(first: dict[str, torch.Tensor], second: dict[str, torch.
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it does nothing any more: one that nobody has asked for its outcome yet is a zombie."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True

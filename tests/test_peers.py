@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from survival import has_ended
 
 from appliance.model.faster_rcnn import build_network
 from appliance.model.model_file import load
@@ -147,7 +148,7 @@ def test_all_processes_of_a_peer_are_stopped(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert len(processes) == 2
-    assert not any(process.is_running() for process in processes)
+    assert all(map(has_ended, processes))
 
 
 def test_sigterm_stops_the_peer_too(tmp_path):

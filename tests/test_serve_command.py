@@ -21,6 +21,7 @@ from ray.serve.generated.serve_pb2_grpc import ASGIServiceStub
 from registry_cases import registered
 from service_load import CUT, JPEG, REFUSED, WAIT_S, under_load, wait_for
 from serving import JPEG_TYPE, ask
+from survival import has_ended
 
 from appliance.access_keys import add_key
 from appliance.client import Client
@@ -156,7 +157,7 @@ def test_the_command_listens_on_loopback_and_sigterm_answers_what_was_accepted(c
     # What came before it refused new requests has been answered.
     refused_s = min(end_s for _, end_s, status in load.answers if status == 503)
     assert all(start_s > refused_s for start_s, _, status in load.answers if status == CUT)
-    assert not [child for child in children if child.is_running()]
+    assert [child for child in children if not has_ended(child)] == []
 
 
 def answers(url):
