@@ -24,4 +24,5 @@ class Detection:
 
 
 if __name__ == "__main__":
-    bentoml.serve(Detection, port=int(os.environ["PORT"]), blocking=True)
+    # By its name: a service of the module that is run as a program is refused.
+    bentoml.serve(f"{__spec__.name}:Detection", port=int(os.environ["PORT"]), blocking=True)
