@@ -5,6 +5,7 @@ Importing this module costs no Ray.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _RUNNING = "RUNNING"
@@ -25,10 +26,14 @@ def answering_replicas(name: str) -> frozenset[str]:
     whole does not tell: autoscaling that changes its mind in the middle turns that to RUNNING (Ray 2.60: an
     update becomes an upscaling), while the version before still answers.
     """
-    parts = applications().get(name, {}).get("deployments", {}).values()
+    return answering_among(applications().get(name, {}))
+
+
+def answering_among(details: Mapping[str, Any]) -> frozenset[str]:
+    """The same, of one application as `applications` tells of it."""
     return frozenset(
         str(replica["replica_id"])
-        for part in parts
+        for part in details.get("deployments", {}).values()
         for replica in part["replicas"]
         if state_of(replica["state"]) == _RUNNING
     )

@@ -120,7 +120,7 @@ def local_cluster(
             )
         refresh_authentication()
         folder = stack.enter_context(_session_folder())
-        dashboard_port = _unused_port()
+        dashboard_port = _unused_port() if jobs_api else None
         store_bytes = object_store_bytes or _default_object_store_bytes()
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
@@ -138,7 +138,7 @@ def local_cluster(
                     num_gpus=num_gpus,
                     include_dashboard=jobs_api,
                     dashboard_host="127.0.0.1",
-                    dashboard_port=dashboard_port if jobs_api else None,
+                    dashboard_port=dashboard_port,
                     object_store_memory=store_bytes,
                     log_to_driver=log_to_driver,
                     logging_level=logging.WARNING,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import ConfigError
-from serve_app.applications import answering_replicas, applications, state_of
+from serve_app.applications import answering_among, applications, state_of
 from serve_app.deployments.record import DEPLOYMENT_NAME, Record
 from serve_app.ingress.listening import url_of
 
@@ -105,7 +105,7 @@ def _deployed(name: str, details: dict[str, Any]) -> Deployed | None:
         record=record,
         status=state_of(details["status"]),
         message=str(details["message"] or part["message"]),
-        replicas=len(answering_replicas(name)),
+        replicas=len(answering_among(details)),
         replicas_wanted=int(part["target_num_replicas"]),
     )
 
