@@ -46,7 +46,10 @@ FULL: Plan = {
     "serve_saturation": ("benchmarks.serve_saturation",),
     "serve_start": ("benchmarks.serve_start",),
     "cold_start": ("benchmarks.cold_start",),
+    "rollout": ("benchmarks.rollout",),
+    "soak": ("benchmarks.soak",),
     "scaling": ("benchmarks.scaling",),
+    "peers": ("benchmarks.peers",),
     "evaluation_speed": ("benchmarks.evaluation_speed",),
     "accuracy": ("benchmarks.accuracy",),
 }

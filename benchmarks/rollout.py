@@ -13,7 +13,6 @@ and by second. Prints a table, then with --json one JSON document last; the same
 from __future__ import annotations
 
 import argparse
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,13 +28,11 @@ from appliance.registry.registry import Registry
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, count, run_command
 from benchmarks.serving.figures import OK, percentiles, summary
-from benchmarks.serving.preparation import prepare
+from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import send_load
 
 TARGETS = {"failed_requests": 0}
 _NAME = "rollout"
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
 _SWITCH_AT, _BACK_AT = 0.1, 0.6
 _FULL_LOAD_S = 10.0
 
@@ -54,16 +51,8 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
         options.requests, options.replicas = 60, 1
-    with tempfile.TemporaryDirectory(prefix="rollout-") as scratch:
-        prepared = prepare(
-            Path(scratch),
-            backbone=options.backbone,
-            size_wh=_SIZE_WH,
-            size_bytes=_SIZE_BYTES,
-            cache=options.cache,
-            quick=options.quick,
-        )
-        registry = _two_versions(prepared.model, Path(scratch))
+    with prepared_for(options) as prepared:
+        registry = _two_versions(prepared.model, prepared.folder)
         with local_cluster(environment=service_environment()):
             measured = _measure(registry, prepared.pictures, options)
     result = {

@@ -11,14 +11,12 @@ the same goes to `benchmarks/results/FOLDER/NAME.json`.
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, run_command
 from benchmarks.serving.figures import summary
-from benchmarks.serving.preparation import prepare
+from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import memory_mib, running_service, send_load
 
 TARGET_MS = {"p50": 5.0, "p99": 15.0}
@@ -37,18 +35,12 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     seconds = 3 if options.quick else options.seconds
-    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
-        prepared = prepare(
-            Path(scratch),
-            backbone=options.backbone,
-            size_wh=_SIZE_WH,
-            size_bytes=_SIZE_BYTES,
-            cache=options.cache,
-            quick=options.quick,
-        )
-        with running_service(prepared.model) as url:
-            idle_mib = memory_mib()
-            told = send_load(url, prepared.pictures, clients=1, seconds=seconds, warm_up=20)
+    with (
+        prepared_for(options, size_wh=_SIZE_WH, size_bytes=_SIZE_BYTES) as prepared,
+        running_service(prepared.model) as url,
+    ):
+        idle_mib = memory_mib()
+        told = send_load(url, prepared.pictures, clients=1, seconds=seconds, warm_up=20)
     found = summary(told)
     overhead = found["overhead_ms"]
     result = {

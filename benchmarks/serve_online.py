@@ -19,9 +19,6 @@ from benchmarks.model_speed.options import CACHE_DIR
 from benchmarks.serving.preparation import prepare
 from benchmarks.serving.service import running_service
 
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
-
 
 def main() -> None:
     """Runs the benchmark."""
@@ -41,8 +38,6 @@ def main() -> None:
             model = prepare(
                 Path(scratch),
                 backbone=options.backbone,
-                size_wh=_SIZE_WH,
-                size_bytes=_SIZE_BYTES,
                 cache=options.cache,
                 quick=options.tiny,
             ).model

@@ -15,15 +15,13 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, counts, run_command
 from benchmarks.serving.figures import OK, percentiles, summary
-from benchmarks.serving.preparation import Prepared, prepare
+from benchmarks.serving.preparation import Prepared, prepared_for
 from benchmarks.serving.service import running_service, send_load
 
 TARGETS = {
@@ -32,8 +30,6 @@ TARGETS = {
     "overload_goodput_to_peak": 0.90,
     "refusal_p99_ms": 50.0,
 }
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
 
 
 def main() -> None:
@@ -52,15 +48,7 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
         options.seconds, options.rounds, options.clients = 2, 1, (1, 2)
-    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
-        prepared = prepare(
-            Path(scratch),
-            backbone=options.backbone,
-            size_wh=_SIZE_WH,
-            size_bytes=_SIZE_BYTES,
-            cache=options.cache,
-            quick=options.quick,
-        )
+    with prepared_for(options) as prepared:
         # Before and after: an idle service takes some of the machine, too.
         bare = _bare(prepared, options)
         loads: list[dict[str, Any]] = []

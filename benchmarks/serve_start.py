@@ -12,7 +12,6 @@ one JSON document last; the same goes to `benchmarks/results/FOLDER/NAME.json`.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -20,13 +19,11 @@ from typing import Any
 
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, count, run_command
-from benchmarks.serving.preparation import prepare
+from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import running_service
 from benchmarks.serving.starts import answer, replicas, wait_for_none
 
 TARGET_S = {"new_replica": 10.0, "after_kill": 10.0}
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
 
 
 def main() -> None:
@@ -40,15 +37,7 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     rounds = 1 if options.quick else options.rounds
-    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
-        prepared = prepare(
-            Path(scratch),
-            backbone=options.backbone,
-            size_wh=_SIZE_WH,
-            size_bytes=_SIZE_BYTES,
-            cache=options.cache,
-            quick=options.quick,
-        )
+    with prepared_for(options) as prepared:
         picture = next(Path(prepared.pictures).iterdir()).read_bytes()
         measured = []
         for _ in range(rounds):

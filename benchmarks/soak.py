@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,9 @@ import psutil
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, count, run_command
 from benchmarks.serving.figures import OK
-from benchmarks.serving.preparation import prepare
+from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import memory_mib, running_service, send_load
 
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
 _PER = 1000
 _MOST_MIB = 0.5
 """Growth for every thousand requests that is called a leak, if it is beyond noise."""
@@ -54,25 +50,19 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     points: list[dict[str, Any]] = []
     requests = 0
     statuses: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
-        prepared = prepare(
-            Path(scratch),
-            backbone=options.backbone,
-            size_wh=_SIZE_WH,
-            size_bytes=_SIZE_BYTES,
-            cache=options.cache,
-            quick=options.quick,
-        )
-        with running_service(prepared.model, *options.serve.split()) as url:
-            while requests < options.requests or len(points) < _FEWEST_POINTS:
-                load = {"clients": options.clients, "seconds": options.round_seconds}
-                told = send_load(url, prepared.pictures, **load)
-                for request in told["requests"]:
-                    status = str(request["status"])
-                    statuses[status] = statuses.get(status, 0) + 1
-                requests += len(told["requests"])
-                points.append({"requests": requests, **state_of_children()})
-                print(_line(points[-1]), flush=True)
+    with (
+        prepared_for(options) as prepared,
+        running_service(prepared.model, *options.serve.split()) as url,
+    ):
+        while requests < options.requests or len(points) < _FEWEST_POINTS:
+            load = {"clients": options.clients, "seconds": options.round_seconds}
+            told = send_load(url, prepared.pictures, **load)
+            for request in told["requests"]:
+                status = str(request["status"])
+                statuses[status] = statuses.get(status, 0) + 1
+            requests += len(told["requests"])
+            points.append({"requests": requests, **state_of_children()})
+            print(_line(points[-1]), flush=True)
     result = {
         "clients": options.clients,
         "requests": requests,

@@ -38,6 +38,7 @@ from appliance.on_ray.process_environment import (
     variables,
 )
 from appliance.on_ray.scratch import ScratchFolder, remove_abandoned
+from appliance.ports import unused_ports
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ def local_cluster(
             )
         refresh_authentication()
         folder = stack.enter_context(_session_folder())
-        dashboard_port = _unused_port() if jobs_api else None
+        # Ray's own choice would be 8265, which another cluster may have.
+        dashboard_port = unused_ports("127.0.0.1")[0] if jobs_api else None
         store_bytes = object_store_bytes or _default_object_store_bytes()
         # Registered before the start, so that a start that is interrupted is cleaned up as well.
         stack.callback(ray.shutdown)
@@ -283,12 +285,6 @@ def _shared_memory_bytes() -> int:
     if not _SHARED_MEMORY.is_dir():
         return 0
     return shutil.disk_usage(_SHARED_MEMORY).free * 9 // 10
-
-
-def _unused_port() -> int:
-    """A port that was free a moment ago; Ray's own choice would be 8265, which another cluster may have."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _address() -> str:

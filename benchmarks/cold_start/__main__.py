@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -25,13 +24,11 @@ from benchmarks.cold_start.marks import FILE_VARIABLE, read_marks
 from benchmarks.cold_start.phases import REPLICA, SERVICE, medians, moments_of, phases
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, count, run_command
-from benchmarks.serving.preparation import prepare
+from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import free_port, is_ready, running_service
 from benchmarks.serving.starts import answer, replicas, wait_for_none
 
 _MODULE = "benchmarks.cold_start.traced_service"
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
 _POLL_S = 0.02
 _TIMEOUT_S = 240.0
 
@@ -50,18 +47,10 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     rounds: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="cold-start-") as scratch:
-        prepared = prepare(
-            Path(scratch),
-            backbone=options.backbone,
-            size_wh=_SIZE_WH,
-            size_bytes=_SIZE_BYTES,
-            cache=options.cache,
-            quick=options.quick,
-        )
+    with prepared_for(options) as prepared:
         picture = next(Path(prepared.pictures).iterdir()).read_bytes()
         for number in range(1, (1 if options.quick else options.rounds) + 1):
-            marks = Path(scratch) / f"marks-{number}"
+            marks = prepared.folder / f"marks-{number}"
             rounds.append(_measure(prepared.model, picture, marks, quick=options.quick))
             result = _result(rounds, prepared.mean_bytes)
             write_result(options.name, "benchmarks.cold_start", result, options.folder)

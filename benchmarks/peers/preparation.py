@@ -19,9 +19,6 @@ from benchmarks.peers.agreement import references
 from benchmarks.peers.detector import build_detector, decode, detect
 from benchmarks.serving.preparation import prepare
 
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
-
 
 @dataclass(frozen=True)
 class Material:
@@ -71,14 +68,7 @@ def prepare_material(folder: Path, *, backbone: str, cache: Path, quick: bool) -
         cache: Folder for weights and drawn pictures.
         quick: A tiny network with hardly any training, and small pictures.
     """
-    prepared = prepare(
-        folder,
-        backbone=backbone,
-        size_wh=_SIZE_WH,
-        size_bytes=_SIZE_BYTES,
-        cache=cache,
-        quick=quick,
-    )
+    prepared = prepare(folder, backbone=backbone, cache=cache, quick=quick)
     model = model_file.load(prepared.model)
     settings = plain_settings(model.spec, model.network)
     weights = folder / "detector.pt"

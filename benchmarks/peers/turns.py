@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol, TypeVar
 
 from benchmarks.peers.environment import NotInstalledError, python_of, versions_in
@@ -83,6 +84,27 @@ def take_turns(
 def of_side(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """The rounds of one side."""
     return [one for one in result["results"] if one["side"] == name]
+
+
+def summarise(result: dict[str, Any], figures: Sequence[str], *, ours: str) -> None:
+    """Fills the `figures` of each side and `ratios` from the rounds that there are.
+
+    Args:
+        result: Filled in place. `ratios` is the speed of ours by that of each other side: by round, and their median.
+        figures: Of a round, whose medians are told.
+        ours: Name of our side.
+    """
+    speeds = {}
+    for name, side in result["sides"].items():
+        rounds = of_side(result, name)
+        speeds[name] = {one["round"]: one["images_per_s"] for one in rounds}
+        if rounds:
+            side["figures"] = {figure: median(one[figure] for one in rounds) for figure in figures}
+    of_ours = speeds.pop(ours, {})
+    result["ratios"] = {}
+    for name, theirs in speeds.items():
+        if each := [of_ours[at] / speed for at, speed in theirs.items() if at in of_ours]:
+            result["ratios"][name] = {"median": median(each), "rounds": each}
 
 
 def _facts(side: Side) -> dict[str, Any]:

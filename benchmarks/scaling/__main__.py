@@ -12,9 +12,8 @@ to `benchmarks/results/FOLDER/NAME.json`, after every part.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 from appliance.on_ray.cluster import local_cluster
@@ -22,11 +21,9 @@ from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
 from benchmarks.scaling import control_plane, weak
 from benchmarks.scaling.control_plane import ControlPlane
-from benchmarks.serving.preparation import Prepared, prepare
+from benchmarks.serving.preparation import Prepared, prepared_for
 
 PARTS = ("model", "training", "batch", "online", "control_plane")
-_SIZE_WH = (640, 480)
-_SIZE_BYTES = 60_000
 _SMALL_WH = (160, 120)
 _SMALL_BYTES = 10_000
 """For the model that sleeps, or decoding would be most of what is seen."""
@@ -58,28 +55,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
         options.rounds, options.seconds, options.idle_seconds = 1, 1.0, 1.0
         options.pictures, options.steps, options.replicas = 16, 4, (2,)
-    load = weak.Load(options.seconds, options.pictures, options.steps, options.quick)
     result: dict[str, Any] = {"rounds": options.rounds, "weak": {}}
-    with tempfile.TemporaryDirectory(prefix="scaling-") as scratch:
-        prepared = _prepared(options, Path(scratch) / "usual", _SIZE_WH, _SIZE_BYTES)
-        sides: dict[str, Callable[[], weak.Side]] = {
-            "model": lambda: weak.model_alone(prepared, load),
-            "training": lambda: weak.training(load, options.cache),
-            "batch": lambda: weak.batch(prepared, load),
-            "online": lambda: weak.online(prepared, load),
-        }
-        for name, side in sides.items():
-            if name not in options.only:
-                continue
-            # Of its own for each: what one leaves behind is not what the next one finds.
-            if name in ("training", "batch"):
-                with local_cluster():
-                    result["weak"][name] = weak.measure(side(), options.rounds, name)
-            else:
-                result["weak"][name] = weak.measure(side(), options.rounds, name)
-            write_result(options.name, "benchmarks.scaling", result, options.folder)
-        if "control_plane" in options.only:
-            small = _prepared(options, Path(scratch) / "small", _SMALL_WH, _SMALL_BYTES)
+    if any(part != "control_plane" for part in options.only):
+        with prepared_for(options) as prepared:
+            _weak(prepared, options, result)
+    if "control_plane" in options.only:
+        with prepared_for(options, size_wh=_SMALL_WH, size_bytes=_SMALL_BYTES) as small:
             plan = ControlPlane(
                 tuple(sorted(options.replicas)),
                 options.sleep_ms,
@@ -99,18 +80,21 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _prepared(
-    options: argparse.Namespace, folder: Path, size_wh: tuple[int, int], size_bytes: int
-) -> Prepared:
-    folder.mkdir()
-    return prepare(
-        folder,
-        backbone=options.backbone,
-        size_wh=size_wh,
-        size_bytes=size_bytes,
-        cache=options.cache,
-        quick=options.quick,
-    )
+def _weak(prepared: Prepared, options: argparse.Namespace, result: dict[str, Any]) -> None:
+    load = weak.Load(options.seconds, options.pictures, options.steps, options.quick)
+    sides: dict[str, Callable[[], weak.Side]] = {
+        "model": lambda: weak.model_alone(prepared, load),
+        "training": lambda: weak.training(load, options.cache),
+        "batch": lambda: weak.batch(prepared, load),
+        "online": lambda: weak.online(prepared, load),
+    }
+    for name, side in sides.items():
+        if name not in options.only:
+            continue
+        # A cluster of its own for each: what one leaves behind is not what the next one finds.
+        with local_cluster() if name in ("training", "batch") else nullcontext():
+            result["weak"][name] = weak.measure(side(), options.rounds, name)
+        write_result(options.name, "benchmarks.scaling", result, options.folder)
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +19,9 @@ from benchmarks.model_speed.cases import case_of, spec_of
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 from benchmarks.model_speed.weights import trained_model
 
+# Of a picture of a service's load, unless a benchmark is about another.
+_SIZE_WH = (640, 480)
+_SIZE_BYTES = 60_000
 _DISTINCT = 16
 _QUICK_BYTES = 20_000
 
@@ -24,36 +31,57 @@ class Prepared:
     """Files of one run.
 
     Attributes:
+        folder: Where they are; a benchmark may put its own there.
         model: The model file.
         pictures: Folder of JPEGs.
         mean_bytes: Their mean size.
         size_wh: Their width and height in pixels.
     """
 
+    folder: Path
     model: str
     pictures: str
     mean_bytes: int
     size_wh: tuple[int, int]
 
 
+@contextmanager
+def prepared_for(
+    options: argparse.Namespace,
+    *,
+    size_wh: tuple[int, int] = _SIZE_WH,
+    size_bytes: int = _SIZE_BYTES,
+) -> Iterator[Prepared]:
+    """`prepare` by a benchmark's options `backbone`, `cache` and `quick`, in a folder that goes with the run."""
+    with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
+        yield prepare(
+            Path(scratch),
+            backbone=options.backbone,
+            size_wh=size_wh,
+            size_bytes=size_bytes,
+            cache=options.cache,
+            quick=options.quick,
+        )
+
+
 def prepare(
     folder: Path,
     *,
     backbone: str,
-    size_wh: tuple[int, int],
-    size_bytes: int,
     cache: Path,
     quick: bool,
+    size_wh: tuple[int, int] = _SIZE_WH,
+    size_bytes: int = _SIZE_BYTES,
 ) -> Prepared:
     """The compact network, trained as in `benchmarks.model_speed`, and pictures of about one size.
 
     Args:
         folder: Where the files go.
         backbone: Of the network.
-        size_wh: Width and height of the pictures in pixels.
-        size_bytes: Of a JPEG; its quality is chosen so that it comes close.
         cache: Folder for weights and drawn pictures.
         quick: Hardly any training, and small files.
+        size_wh: Width and height of the pictures in pixels.
+        size_bytes: Of a JPEG; its quality is chosen so that it comes close.
     """
     spec = spec_of("fasterrcnn_compact", backbone, quick=quick)
     case = case_of("fasterrcnn_compact", "cpu", quick=quick)
@@ -70,7 +98,7 @@ def prepare(
         data = _jpeg_of(data, _QUICK_BYTES if quick else size_bytes)
         (pictures / f"{index:03d}.jpg").write_bytes(data)
         sizes.append(len(data))
-    return Prepared(model, str(pictures), sum(sizes) // len(sizes), size_wh)
+    return Prepared(folder, model, str(pictures), sum(sizes) // len(sizes), size_wh)
 
 
 def _jpeg_of(data: bytes, size_bytes: int) -> bytes:

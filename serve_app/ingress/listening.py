@@ -7,9 +7,9 @@ import socket
 from typing import Any
 
 from appliance.errors import ServiceError
+from appliance.ports import unused_ports
 from serve_app.inference_protocol.grpc_servicer import grpc_options
 from serve_app.ingress.haproxy import HOST_VARIABLE
-from serve_app.ingress.ports import unused_ports
 
 _LOOPBACK = "127.0.0.1"
 _ANY_HOST = {"0.0.0.0": _LOOPBACK, "::": "::1"}  # noqa: S104 - read, not listened on

@@ -14,8 +14,8 @@ import sysconfig
 from pathlib import Path
 
 from appliance.errors import ServiceError
+from appliance.ports import unused_ports
 from serve_app.ingress.haproxy import HOST_VARIABLE, PROGRAM, PROGRAM_VARIABLE
-from serve_app.ingress.ports import unused_ports
 
 _LOOPBACK = "127.0.0.1"
 DRAINING_S = 2

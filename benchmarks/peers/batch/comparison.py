@@ -6,12 +6,11 @@ import argparse
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.peers.batch.jobs import JOBS, OURS, Job, score
 from benchmarks.peers.preparation import prepare_material
-from benchmarks.peers.turns import of_side, take_turns
+from benchmarks.peers.turns import summarise, take_turns
 
 _QUICK_IMAGES = 16
 
@@ -50,13 +49,7 @@ def compare_jobs(
             return {**told, "line": line}
 
         def after() -> None:
-            for name, side in result["sides"].items():
-                if rounds := of_side(result, name):
-                    side["figures"] = {
-                        figure: median(one[figure] for one in rounds)
-                        for figure in ("images_per_s", "start_up_s", "wall_s", "peak_mib")
-                    }
-            result["ratios"] = ratios(result, OURS)
+            summarise(result, ("images_per_s", "start_up_s", "wall_s", "peak_mib"), ours=OURS)
             write(result)
 
         take_turns(
@@ -69,21 +62,6 @@ def compare_jobs(
         )
     print(table(result))
     return result
-
-
-def ratios(result: Mapping[str, Any], ours: str) -> dict[str, Any]:
-    """Speed of ours by that of each other side: by round, and their median."""
-    speeds = {
-        name: {one["round"]: one["images_per_s"] for one in of_side(result, name)}
-        for name in result["sides"]
-    }
-    found = {}
-    for name, theirs in speeds.items():
-        of_ours = speeds.get(ours, {})
-        each = [of_ours[at] / speed for at, speed in theirs.items() if at in of_ours]
-        if each and name != ours:
-            found[name] = {"median": median(each), "rounds": each}
-    return found
 
 
 def table(result: Mapping[str, Any]) -> str:

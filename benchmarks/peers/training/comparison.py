@@ -6,17 +6,15 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
 from appliance.model.spec import COMPACT
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
-from benchmarks.peers.batch.comparison import ratios
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.training.trainings import OURS, TRAININGS, Training, train_side
-from benchmarks.peers.turns import of_side, take_turns
+from benchmarks.peers.turns import summarise, take_turns
 from benchmarks.training_speed.cases import case_of
 from benchmarks.training_speed.sides import Bench
 
@@ -45,13 +43,7 @@ def compare_trainings(
         return {**told, "line": line}
 
     def after() -> None:
-        for name, side in result["sides"].items():
-            if rounds := of_side(result, name):
-                side["figures"] = {
-                    figure: median(one[figure] for one in rounds)
-                    for figure in ("images_per_s", "step_ms", "map_50", "wall_s")
-                }
-        result["ratios"] = ratios(result, OURS)
+        summarise(result, ("images_per_s", "step_ms", "map_50", "wall_s"), ours=OURS)
         write(result)
 
     take_turns(

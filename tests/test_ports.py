@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.ingress import ports
-from serve_app.ingress.ports import unused_ports
+from appliance import ports
+from appliance.ports import unused_ports
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
