@@ -91,14 +91,10 @@ def start_service(
 
     from serve_app.app import build_app
     from serve_app.ingress.listening import listen, url_of
-    from serve_app.training.jobs import jobs_address
+    from serve_app.training.jobs import require_jobs_api
 
     app = build_app(settings)
-    if settings.trainer and jobs_address() is None:
-        raise ServiceError(
-            "This cluster takes no jobs, so nothing can be trained on it",
-            hint="Start it with its dashboard, as `ray start --head` does",
-        )
+    require_jobs_api(settings)
     prefix = "/" + route_prefix.strip("/")
     with quiet_serve():
         port = listen(host, port, grpc_port=grpc_port)

@@ -123,6 +123,10 @@ def test_another_scale_keeps_the_replicas_that_there_are(shelf, run_appliance, r
             ("deploy", NAME, "--data", "test"),
             "--data compares a new model with the one that is serv",
         ),
+        (
+            ("deploy", NAME, "--set", "trainer=true"),
+            "This cluster takes no jobs, so nothing can be",
+        ),
         (("deploy", NAME, "--set", "keys=secret"), "A deployment takes its keys from a file"),
         (("deploy", NAME, "--replicas", 2, "--autoscale", "0:4"), "Give either a number of repl"),
         (("deploy", NAME, "--autoscale", "4"), "Autoscaling is wrong (got '4', expected MIN:MAX"),

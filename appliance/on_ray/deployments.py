@@ -145,6 +145,7 @@ def deploy(
     keys.require_keys(options.get("host", "127.0.0.1"), parsed)
     if parsed.key_file is not None:
         wanted["key_file"] = keys.checked_key_file(parsed.key_file)
+    importlib.import_module("serve_app.training.jobs").require_jobs_api(parsed)
     if wanted != kept:
         _module("check").check_model(parsed.model_copy(update={"model": wanted[role]}))
     wanted[role] = _pinned(name, wanted[role], registry)

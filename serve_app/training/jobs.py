@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from appliance import storage
+from appliance.errors import ServiceError
 from serve_app.errors import RequestError
 from serve_app.training.answers import BY, ENDED, MARK, Training, training_of
 from serve_app.training.requests import TrainRequest
@@ -39,6 +40,19 @@ def jobs_address() -> str | None:
 
     # Workers themselves take the usual port for granted, where there may be the dashboard of another cluster.
     return (get_webui_url_from_internal_kv() or None) if ray.is_initialized() else None
+
+
+def require_jobs_api(settings: ServiceSettings) -> None:
+    """Refuses a trainer on a cluster that cannot run one.
+
+    Raises:
+        ServiceError: It is switched on, and the cluster of this process takes no jobs.
+    """
+    if settings.trainer and jobs_address() is None:
+        raise ServiceError(
+            "This cluster takes no jobs, so nothing can be trained on it",
+            hint="Start it with its dashboard, as `ray start --head` does",
+        )
 
 
 class TrainingJobs:

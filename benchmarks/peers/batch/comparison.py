@@ -66,15 +66,15 @@ def compare_jobs(
 
 def table(result: Mapping[str, Any]) -> str:
     """All sides as lines for people."""
-    rows = [f"{'':14} {'images/s':>9} {'ours by it':>10} {'start s':>8} {'MiB':>6} {'lines':>6}"]
+    rows = [f"{'':16} {'images/s':>9} {'ours by it':>10} {'start s':>8} {'MiB':>6} {'lines':>6}"]
     for name, side in result["sides"].items():
         if "failed" in side:
-            rows.append(f"{name:14} {side['failed']}")
+            rows.append(f"{name:16} {side['failed']}")
             continue
         figures = side["figures"]
         ratio = result["ratios"].get(name)
         rows.append(
-            f"{name:14} {figures['images_per_s']:9.2f} {'' if ratio is None else format(ratio['median'], '.2f'):>10} "
+            f"{name:16} {figures['images_per_s']:9.2f} {'' if ratio is None else format(ratio['median'], '.2f'):>10} "
             f"{figures['start_up_s']:8.1f} {figures['peak_mib']:6.0f} {side['lines_of_user_code']:6}"
         )
     return "\n".join(rows)

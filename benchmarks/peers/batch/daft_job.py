@@ -1,5 +1,6 @@
 """Daft: paths from a glob, its own download and decoding, a class that holds the model, write_parquet."""
 
+import os
 import sys
 
 import daft
@@ -18,7 +19,7 @@ class Detector:
     def __init__(self) -> None:
         self.network = load_detector()
 
-    @daft.method.batch(return_dtype=DataType.string(), batch_size=8)
+    @daft.method.batch(return_dtype=DataType.string(), batch_size=int(os.environ.get("BATCH", "8")))
     def detect(self, images: Series) -> list[str]:
         """Detections of a batch."""
         pixels = [

@@ -1,5 +1,6 @@
 """A plain loop around PyTorch's DataLoader, with one process that reads ahead: two cores have no room for more."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,10 @@ if __name__ == "__main__":
     network = load_detector()
     rows = []
     for names, images in DataLoader(
-        Pictures(sys.argv[1]), batch_size=8, num_workers=1, collate_fn=collate
+        Pictures(sys.argv[1]),
+        batch_size=int(os.environ.get("BATCH", "8")),
+        num_workers=1,
+        collate_fn=collate,
     ):
         rows += zip(names, detect_stamped(network, images), strict=True)
     pd.DataFrame(rows, columns=["path", "found"]).to_parquet(f"{sys.argv[2]}/scores.parquet")

@@ -79,6 +79,29 @@ JOBS = {
             variables={"DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"},
             settings="batches of 8, max_concurrency=2, one thread of torch each",
         ),
+        # Plain torchvision is quicker on CPUs when its pictures come one by one.
+        Job(
+            "dataloader_tuned",
+            ("torch",),
+            (FOLDER / "dataloader_loop.py", _DETECTOR),
+            variables={"BATCH": "1"},
+            settings="as dataloader, batches of 1",
+        ),
+        Job(
+            "ray_data_tuned",
+            ("ray",),
+            (FOLDER / "ray_data.py", _DETECTOR),
+            variables={"RAY_USAGE_STATS_ENABLED": "0", "BATCH": "1"},
+            settings="as ray_data, batches of 1",
+        ),
+        Job(
+            "daft_tuned",
+            ("daft",),
+            (FOLDER / "daft_job.py", _DETECTOR),
+            requirements="daft",
+            variables={"DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1", "BATCH": "1"},
+            settings="as daft, batches of 1",
+        ),
     )
 }
 

@@ -1,5 +1,6 @@
 """Ray Data as its documentation begins: read_images, map_batches of an actor with the model, write_parquet."""
 
+import os
 import sys
 
 import numpy as np
@@ -30,6 +31,9 @@ if __name__ == "__main__":
     ray.init(num_cpus=3)
     dataset = ray.data.read_images(sys.argv[1], include_paths=True, mode="RGB")
     dataset = dataset.map_batches(
-        Detector, batch_size=8, compute=ray.data.ActorPoolStrategy(size=2), num_cpus=1
+        Detector,
+        batch_size=int(os.environ.get("BATCH", "8")),
+        compute=ray.data.ActorPoolStrategy(size=2),
+        num_cpus=1,
     )
     dataset.write_parquet(sys.argv[2])
