@@ -51,10 +51,13 @@ def _module(name: str) -> Command:
     return command
 
 
-def _ours(python: Path, material: Material, port: int, folder: Path) -> list[str]:
+def _ours(*options: str) -> Command:
     # Ours is what it is beside everything that its own environment holds.
-    words = ["serve", material.model, "--port", str(port)]
-    return [sys.executable, "-m", "appliance.cli.main", *words]
+    def command(python: Path, material: Material, port: int, folder: Path) -> list[str]:
+        words = ["serve", material.model, "--port", str(port), *options]
+        return [sys.executable, "-m", "appliance.cli.main", *words]
+
+    return command
 
 
 def _mlserver(python: Path, material: Material, port: int, folder: Path) -> list[str]:
@@ -95,10 +98,18 @@ SERVERS = {
         Server(
             "ours",
             ("ray",),
-            _ours,
+            _ours(),
             "ours",
             (),
             settings="appliance serve MODEL, defaults; one command and no code",
+        ),
+        Server(
+            "ours_tuned",
+            ("ray",),
+            _ours("--replicas", "2", "--set", "num_threads=1"),
+            "ours",
+            (),
+            settings="appliance serve MODEL --replicas 2 --set num_threads=1: a process for each core",
         ),
         Server(
             "fastapi",
