@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import jsonschema
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from appliance.errors import ConfigError
 from appliance.operations.kubernetes.manifests import (
     KubernetesPlan,
     job_manifest,
@@ -66,6 +68,26 @@ def test_the_command_writes_both_and_replaces_nothing(run_appliance, tmp_path, c
     ]:
         assert run_appliance(*words[:-2], "--out", tmp_path / "l", *mistake) == 1
         assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("image", "is_one"),
+    [
+        ("fridge", True),
+        ("shop/fridge:7", True),
+        ("registry.example.com:5000/shop/fridge-app_2:v1.2-cpu", True),
+        ("localhost/fridge@sha256:" + 64 * "a", True),
+        ("two words", False),
+        ("shop/Fridge", False),
+        ("fridge:", False),
+        ("fridge:7\n", False),
+        ("", False),
+    ],
+)
+def test_an_image_has_a_name_that_can_be_pulled(image, is_one):
+    refused = pytest.raises(ConfigError, match="That is no name of an image")
+    with nullcontext() if is_one else refused:
+        KubernetesPlan(image, "/app/m.safetensors")
 
 
 def test_it_fits_the_schema_which_can_refuse(manifest):

@@ -169,7 +169,6 @@ def _refuse_worse(
     name: str, model: str | None, data: str, *, registry: str | None, address: str | None
 ) -> None:
     from appliance.cli.comparing import comparison
-    from appliance.evaluation.metrics.paired import fewest_pictures
     from appliance.on_ray.deployments import deployment_of
     from appliance.registry.registry import find_model
 
@@ -185,12 +184,11 @@ def _refuse_worse(
         )
     result = comparison(str(served.answering.current.settings["model"]), found, data)
     # Of so few pictures that no test can tell, only the figures themselves are left to go by.
-    few = result.map.pictures < fewest_pictures(result.level)
-    if result.verdict == "worse" or (few and (result.map.difference or 0) < 0):
+    if result.verdict == "worse" or (result.too_few and (result.map.difference or 0) < 0):
         raise ConfigError(
             f"{model} is not deployed, because {served.model} is better on these pictures",
             where=data,
-            got=result.sentence.rstrip("."),
+            got=f"A serves, B was to: {result.sentence.rstrip('.')}",
             hint="Leave out --data to deploy it all the same",
         )
     logger.info("A serves, B is to: %s", result.sentence)

@@ -22,6 +22,8 @@ from serve_app.training.requests import TrainRequest
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+    from serve_app.settings import ServiceSettings
+
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")

@@ -81,6 +81,11 @@ class ModelComparison:
         return self.map.verdict
 
     @property
+    def too_few(self) -> bool:
+        """Whether there are so few pictures that no difference could show."""
+        return self.map.pictures < fewest_pictures(self.level)
+
+    @property
     def sentence(self) -> str:
         """All of it in one sentence."""
         whole = self.map
@@ -91,7 +96,9 @@ class ModelComparison:
         said = {
             "better": "B is better than A",
             "worse": "B is worse than A",
-            "no difference shown": "These pictures show no difference between A and B",
+            "no difference shown": f"{whole.pictures:,} pictures are too few to tell A from B"
+            if self.too_few
+            else "These pictures show no difference between A and B",
         }
         figures = f"mAP@{self.iou_threshold:g} {whole.ap_a:.3f} and {whole.ap_b:.3f}"
         if whole.interval is not None:

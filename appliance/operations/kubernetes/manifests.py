@@ -19,6 +19,10 @@ _TEMPLATES = resources.files("appliance.operations.kubernetes") / "templates"
 _PROGRAMS = "/opt/venv/bin"  # in an image of `appliance docker`
 # Kubernetes allows 63 characters, and KubeRay appends to them.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+# As the OCI distribution specification has names and tags.
+_IMAGE = re.compile(
+    r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class KubernetesPlan:
         worker_cpus: CPUs of a worker.
         pictures: What the job scores.
         scores: Where the job writes to.
+
+    Raises:
+        ConfigError: No image, name or model can be called so.
     """
 
     image: str
@@ -48,6 +55,12 @@ class KubernetesPlan:
     scores: str = "s3://bucket/scores/"
 
     def __post_init__(self) -> None:
+        if not _IMAGE.fullmatch(self.image):
+            raise ConfigError(
+                "That is no name of an image",
+                got=repr(self.image),
+                expected="[REGISTRY/]NAME[:TAG][@sha256:DIGEST], as shop/fridge:7",
+            )
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 "That is no name for Kubernetes",
