@@ -290,7 +290,10 @@ def test_lines_of_user_code_are_those_with_code(tmp_path):
     ("words", "sentence"),
     [
         (["--peers", "fastapi"], "--peers needs --only"),
-        (["--only", "online", "--peers", "fastapy"], "fastapy is none of ours, ours_tuned, fastapi"),
+        (
+            ["--only", "online", "--peers", "fastapy"],
+            "fastapy is none of ours, ours_tuned, fastapi",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(words, sentence, monkeypatch, capsys):
