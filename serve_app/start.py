@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from appliance.errors import ServiceError
-from serve_app.applications import answering_replicas
+from serve_app.applications import replicas_of
 
 if TYPE_CHECKING:
     from serve_app.settings import ServiceSettings
@@ -58,8 +58,9 @@ def start_service(
 ) -> RunningService:
     """Deploys the service on the Ray cluster of this process and waits until it is ready.
 
-    A second call with the same name, host and port replaces the running version without a gap. The
-    service belongs to the cluster: it outlives this process unless `blocking`.
+    A second call with the same name, host and port replaces the running version without a gap, and returns
+    when that has answered its last. The service belongs to the cluster: it outlives this process unless
+    `blocking`.
 
     Args:
         settings: What to serve and within which limits.
@@ -99,7 +100,7 @@ def start_service(
     with quiet_serve():
         port = listen(host, port, grpc_port=grpc_port)
     service = RunningService(name, url_of(host, port) + prefix.rstrip("/"))
-    old = answering_replicas(name)
+    old = replicas_of(name)
     try:
         with quiet_serve():
             try:
@@ -213,7 +214,7 @@ def _wait_until_ready(service: RunningService, old: frozenset[str], timeout_s: f
 
 
 def _reason_to_wait(service: RunningService, old: frozenset[str]) -> object:
-    """None when replicas answer, and none of the version before.
+    """None when replicas answer, and none of the version before is left.
 
     Raises:
         ServiceError: The new version does not start.
@@ -222,7 +223,7 @@ def _reason_to_wait(service: RunningService, old: frozenset[str]) -> object:
 
     if (reason := reason_for_silence(service.url)) is not None:
         return reason
-    if not answering_replicas(service.name) & old:
+    if not replicas_of(service.name) & old:
         return None
     if serve.status().applications[service.name].status in NOT_WELL:
         raise start_error(service.name)

@@ -53,8 +53,10 @@ def test_killed_stopped_and_resumed_the_command_ends_with_the_same_weights_bit_f
         assert psutil.wait_procs(trainers, timeout=60)[1] == []
 
     command.append("--resume")
-    # Later than the killed one came, or its records would be taken for those of the next.
-    stopped = random.randrange(max(steps_recorded(run_dir)) + 1, STEPS - 2)
+    # Later than the killed one came, or its records would be taken for those of the next; and so early
+    # that the run is not over before the signal has reached those who train.
+    first = max(steps_recorded(run_dir)) + 1
+    stopped = random.randrange(first, first + 10)
     print("killed after step", killed, "and told to stop after step", stopped)
     with running(command, start_new_session=True, **temporary, **ONE_THREAD) as process:
         wait_until(lambda: stopped in steps_recorded(run_dir), process)

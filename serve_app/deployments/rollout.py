@@ -18,7 +18,7 @@ from typing import Any
 
 from appliance.errors import ApplianceError, ServiceError
 from appliance.registry.registry import now, who
-from serve_app.applications import answering_replicas
+from serve_app.applications import answering_replicas, replicas_of
 from serve_app.deployments.found import Deployed, deployment_of, existing
 from serve_app.deployments.record import Record, Release
 from serve_app.ingress.listening import listen
@@ -109,7 +109,7 @@ def _switch(
     # Serve keeps the replicas of a release that differs in scale alone, and those of a switch that is not over.
     there = [] if before is None else [before.record, answering or before.record]
     stays = record.current.code_version in [one.current.code_version for one in there]
-    old = frozenset() if stays else answering_replicas(name)
+    old = frozenset() if stays else replicas_of(name)
     try:
         _run(name, record.replacing(answering))
         _wait_until_running(name, old, deadline_s, timeout_s)
