@@ -74,6 +74,18 @@ def test_every_result_of_this_project_can_be_drawn(tmp_path):
     assert "<script" not in page
 
 
+def test_a_row_of_the_page_is_never_empty(tmp_path):
+    found = document(memory=[], void=[], sides=["ours", "plain"], limits={"a": [], "b": None})
+    (tmp_path / "soak.json").write_text(json.dumps(found))
+    rows = re.findall('<th scope="row">(.*?)</th><td>(.*?)</td>', write_page(tmp_path).read_text())
+    assert rows == [
+        ("memory", "none"),
+        ("sides", "ours, plain"),
+        ("limits: a", "none"),
+        ("limits: b", "–"),
+    ]
+
+
 def test_a_load_is_drawn_with_what_is_void(tmp_path):
     curve = [step_at(rate, 20 * rate, seconds=20.0, name="curve") for rate in (5, 10, 20)]
     void = step_at(40, 30, seconds=5.0, name="overload", ended_early="<b>too many</b>")

@@ -82,8 +82,8 @@ def charts_of(document: Mapping[str, Any]) -> list[Chart]:
 def headlines(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names and values of what stands at the top of a document, and one level below."""
     for name, value in document.items():
-        if name in _SURROUNDINGS or (name == "steps" and _is_load(document)):
-            continue
+        if name in (*_SURROUNDINGS, "void") or (name == "steps" and _is_load(document)):
+            continue  # the page has its own place for those
         if isinstance(value, Mapping):
             for inner, below in value.items():
                 if isinstance(below, Mapping) and "median" in below:
@@ -128,6 +128,8 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
+        if not value:
+            return "none"
         more = ", ..." if len(value) > _LONGEST_LIST else ""
         return ", ".join(_text(one) for one in value[:_LONGEST_LIST]) + more
     return str(value)
