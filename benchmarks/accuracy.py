@@ -40,7 +40,7 @@ from appliance.model.model_file import ModelInfo
 from appliance.training.decisions import Decision
 from appliance.training.plan import TrainingPlan, plan_training
 from appliance.training.run import train_here
-from benchmarks.measurement import write_result
+from benchmarks.measurement import result_path, tell_written, write_result
 from benchmarks.model_speed.options import count
 
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
@@ -76,7 +76,7 @@ def main() -> None:
     except ApplianceError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
+    tell_written(result_path(options.name, options.folder))
     if options.json:
         print(json.dumps(result))
 

@@ -33,7 +33,7 @@ from appliance.evaluation.metrics.error_types import analyse_errors
 from appliance.evaluation.metrics.intervals import bootstrap_intervals
 from appliance.evaluation.metrics.matching import GroundTruth
 from appliance.labels import LabelMap
-from benchmarks.measurement import write_result
+from benchmarks.measurement import tell_written, write_result
 
 SIDE_PX = 640
 OBJECTS_PER_PICTURE = 10
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"{'largest difference':22} {result['largest_difference']:8.1e}")
     print(f"{'most memory':22} {result['most_memory_mib']:8.0f} MiB")
     path = write_result(options.name, "benchmarks.evaluation_speed", result, options.folder)
-    print(f"wrote {path.name} to benchmarks/results/{options.folder}")
+    tell_written(path)
     if options.json:
         print(json.dumps(result))
 

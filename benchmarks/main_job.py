@@ -26,7 +26,7 @@ from PIL import Image
 from appliance.bulk.scores.manifest import read_records
 from appliance.images.drawing import draw_detections, load_picture
 from appliance.records import Record
-from benchmarks.measurement import RESULTS_DIR, write_result
+from benchmarks.measurement import RESULTS_DIR, tell_written, write_result
 
 FIGURES = ("map_50", "train_wall_s", "batch_images_per_s", "http_p50_ms", "total_wall_s")
 
@@ -64,7 +64,7 @@ def main() -> None:
     for name, value in result["median"].items():
         print(f"{name:20} {value:10.3f}")
     path = write_result(options.name, "benchmarks.main_job", result, options.folder)
-    print(f"wrote {path.name} to benchmarks/results/{options.folder}")
+    tell_written(path)
     if options.json:
         print(json.dumps(result))
 

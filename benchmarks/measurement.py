@@ -38,10 +38,21 @@ def write_result(name: str, module: str, result: dict[str, Any], folder: str) ->
         "versions": versions(),
         **result,
     }
-    path = RESULTS_DIR / folder / f"{name}.json"
+    path = result_path(name, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
     return path
+
+
+def result_path(name: str, folder: str) -> Path:
+    """Where a benchmark's JSON lies: below `benchmarks/results/`, or in a folder named from the root on."""
+    return RESULTS_DIR / folder / f"{name}.json"
+
+
+def tell_written(path: Path) -> None:
+    """Says where a result is, as it is reached from where the command was given."""
+    here = Path.cwd()
+    print(f"wrote {path.relative_to(here) if path.is_relative_to(here) else path}", flush=True)
 
 
 def machine() -> dict[str, Any]:

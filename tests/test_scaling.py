@@ -21,7 +21,7 @@ from benchmarks.cold_start import marks
 from benchmarks.cold_start.phases import REPLICA, SERVICE, medians, moments_of, phases
 from benchmarks.report.page import write_page
 from benchmarks.scaling import __main__ as scaling
-from benchmarks.scaling import weak
+from benchmarks.scaling import tasks, weak
 from benchmarks.scaling.control_plane import limits, no_room_for
 from benchmarks.scaling.processes import CpuTimes, available_mib
 from benchmarks.scaling.sleeping import DEFAULT_SLEEP_MS, SleepingScorer, SleepingService
@@ -93,6 +93,27 @@ def test_two_workers_are_compared_with_one_round_by_round(capsys):
         (number, workers) for number in (1, 2, 3) for workers in (1, 2)
     ]
     assert capsys.readouterr().out.count("batch") == 6
+
+
+def test_a_task_costs_what_many_take_more_than_few_by_their_number():
+    def job(number, parts, scoring_s, driver_cpu_s, rss_mib):
+        figures = {"scoring_s": scoring_s, "driver_cpu_s": driver_cpu_s}
+        return {"round": number, "parts": parts, "driver_rss_growth_mib": rss_mib, **figures}
+
+    found = tasks.cost_of_a_task(
+        [
+            job(1, 1000, 12.0, 9.5, 6.0),
+            job(1, 63, 2.63, 5.752, 6.0),
+            job(2, 63, 2.63, 5.752, 5.0),
+            job(2, 1000, 21.37, 15.122, 5.0),
+        ]
+    )
+    assert found["task_ms"] == {
+        "median": pytest.approx(15),
+        "rounds": [pytest.approx(10), pytest.approx(20)],
+    }
+    assert found["driver_cpu_ms"]["rounds"] == [pytest.approx(4), pytest.approx(10)]
+    assert found["driver_kib"] == {"median": 0.0, "rounds": [0.0, 0.0]}
 
 
 def test_phases_add_up_to_the_whole_start():
@@ -233,7 +254,8 @@ def test_a_replica_that_sleeps_is_a_replica_of_the_service(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "command", ["cold_start --quick", "scaling --quick --only control_plane,model,training,batch"]
+    "command",
+    ["cold_start --quick", "scaling --quick --only control_plane,model,training,batch,tasks"],
 )
 def test_the_quick_sets_run_on_services_of_their_own(command, tmp_path):
     name, *options = command.split()
@@ -255,3 +277,5 @@ def test_the_quick_sets_run_on_services_of_their_own(command, tmp_path):
         assert two["loads"][0]["cpu_ms_per_request"]["haproxy"] > 0
         assert without_sleep["loads"][0]["good_per_s"] > two["ideal_per_s"] > 0
         assert set(told["weak"]) == {"model", "training", "batch"}
+        assert [job["parts"] for job in told["tasks"]["results"]] == [32, 2]
+        assert [job["pictures"] for job in told["tasks"]["results"]] == [32, 32]

@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.errors import ApplianceError
 from appliance.model.spec import ARCHITECTURES, COMPACT
-from benchmarks.measurement import RESULTS_DIR
+from benchmarks.measurement import RESULTS_DIR, result_path, tell_written
 from benchmarks.report.page import can_draw, write_page
 
 DEFAULT_ARCHITECTURES = (
@@ -71,7 +71,7 @@ def run_command(
         result = run(options)
     except ApplianceError as error:
         parser.error(str(error))
-    print(f"wrote {options.name}.json to benchmarks/results/{options.folder}")
+    tell_written(result_path(options.name, options.folder))
     if can_draw():
         write_page(RESULTS_DIR / options.folder)
     if options.json:

@@ -2,9 +2,11 @@
 
     python -m benchmarks.scaling --json
     python -m benchmarks.scaling --only control_plane --replicas 1,2,4,8,16,32 --json
+    python -m benchmarks.scaling --only tasks --tasks 1000 --json
 
 Parts: `model` is the predictor in processes of its own, what the machine itself gives; `training`, `batch` and `online`
-give two workers of one thread twice the work of one (weak scaling); `control_plane` has a service whose model sleeps.
+give two workers of one thread twice the work of one (weak scaling); `tasks` gives a scoring job many parts and few;
+`control_plane` has a service whose model sleeps.
 benchmarks/EXTRAPOLATION.md goes on from there. Prints a table, then with --json one JSON document last; the same goes
 to `benchmarks/results/FOLDER/NAME.json`, after every part.
 """
@@ -14,16 +16,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
+from copy import copy
 from typing import Any
 
 from appliance.on_ray.cluster import local_cluster
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
-from benchmarks.scaling import control_plane, weak
+from benchmarks.scaling import control_plane, tasks, weak
 from benchmarks.scaling.control_plane import ControlPlane
 from benchmarks.serving.preparation import Prepared, prepared_for
 
-PARTS = ("model", "training", "batch", "online", "control_plane")
+_WEAK = ("model", "training", "batch", "online")
+PARTS = (*_WEAK, "tasks", "control_plane")
 _SMALL_WH = (160, 120)
 _SMALL_BYTES = 10_000
 """For the model that sleeps, or decoding would be most of what is seen."""
@@ -39,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="of each load")
     parser.add_argument("--pictures", type=count, default=240, help="of batch, for each worker")
     parser.add_argument("--steps", type=count, default=50, help="of training, ten of them warm up")
+    parser.add_argument("--tasks", type=count, default=1000, help="of the job with many")
     parser.add_argument(
         "--replicas", type=counts, default=(1, 2, 4, 8, 16, 32), help="that sleep, such as 1,2,4"
     )
@@ -54,11 +59,17 @@ def main() -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.quick:
         options.rounds, options.seconds, options.idle_seconds = 1, 1.0, 1.0
-        options.pictures, options.steps, options.replicas = 16, 4, (2,)
+        options.pictures, options.steps, options.tasks, options.replicas = 16, 4, 32, (2,)
     result: dict[str, Any] = {"rounds": options.rounds, "weak": {}}
-    if any(part != "control_plane" for part in options.only):
+    if set(_WEAK) & set(options.only):
         with prepared_for(options) as prepared:
             _weak(prepared, options, result)
+    if "tasks" in options.only:
+        tiny = copy(options)
+        tiny.quick = True  # the network is not what is measured
+        with prepared_for(tiny) as prepared, local_cluster():
+            result["tasks"] = tasks.measure(prepared, options.tasks, options.rounds)
+        write_result(options.name, "benchmarks.scaling", result, options.folder)
     if "control_plane" in options.only:
         with prepared_for(options, size_wh=_SMALL_WH, size_bytes=_SMALL_BYTES) as small:
             plan = ControlPlane(
@@ -75,6 +86,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         print(
             f"{name:9} two by one {found['speed_up']['median']:.2f}, efficiency {found['efficiency']['median']:.2f}"
         )
+    for name, unit in (("task_ms", "ms"), ("driver_cpu_ms", "ms"), ("driver_kib", "KiB")):
+        if "tasks" in result:
+            print(f"{name:24} {result['tasks'][name]['median']:.1f} {unit} for each task more")
     for name, value in result.get("control_plane", {}).get("limits", {}).items():
         print(f"{name:24} {value}")
     return result
