@@ -13,9 +13,7 @@ folder of its own to a model file the way the command goes, in this process inst
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,14 +32,14 @@ from appliance.annotations.samples.scenes import make_sample_dataset
 from appliance.cli.training_data import read_training_data
 from appliance.cli.training_settings import read_settings
 from appliance.detector import FasterRCNN
-from appliance.errors import ApplianceError, DatasetError, StorageError
+from appliance.errors import DatasetError, StorageError
 from appliance.model import model_file
 from appliance.model.model_file import ModelInfo
 from appliance.training.decisions import Decision
 from appliance.training.plan import TrainingPlan, plan_training
 from appliance.training.run import train_here
-from benchmarks.measurement import result_path, tell_written, write_result
-from benchmarks.model_speed.options import count
+from benchmarks.commands import count, run_command
+from benchmarks.measurement import write_result
 
 SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 FRIDGE_DIR = SHARED_DIR / "data" / "fridge" / "train"
@@ -54,9 +52,10 @@ _QUICK_STEPS = 2
 
 
 def main() -> None:
-    """Runs the benchmark; what cannot be measured ends in one sentence and exit code 1."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
-        description="Measures what `appliance train` reaches by its own defaults."
+        prog="python -m benchmarks.accuracy",
+        description="Measures what `appliance train` reaches by its own defaults.",
     )
     parser.add_argument("--only", choices=("scenes", "fridge"), help="leave the other part out")
     parser.add_argument("--steps", type=count, help="training steps; default the command's own")
@@ -70,15 +69,7 @@ def main() -> None:
     parser.add_argument("--name", default="accuracy", help="name of the result file")
     parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
     parser.add_argument("--json", action="store_true", help="print one JSON document last")
-    options = parser.parse_args()
-    try:
-        result = _run(options)
-    except ApplianceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    tell_written(result_path(options.name, options.folder))
-    if options.json:
-        print(json.dumps(result))
+    run_command(parser, _run)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _NOTHING = 1e-12
 _LOWER_IS_BETTER = ("_ms", "_s", "_mib", "_share")
 
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["better", "worse", "no change beyond noise", "too few rounds"]
+Verdict = Literal["better", "worse", "no change beyond noise", "too few rounds", "gone"]
 
 
 class Samples(Protocol):
@@ -129,14 +129,14 @@ class Change:
     Attributes:
         name: Of the figure.
         old: Its value in the old result.
-        new: Its value in the new one.
+        new: Its value in the new one; None where it is gone.
         ratio_interval: Where new / old lies but for noise; None where there are too few rounds.
         verdict: What that means.
     """
 
     name: str
     old: float
-    new: float
+    new: float | None
     ratio_interval: tuple[float, float] | None
     verdict: Verdict
 
@@ -149,7 +149,7 @@ def compare(
     tolerance: float,
     seed: int = 0,
 ) -> list[Change]:
-    """Every figure that both results have.
+    """Every figure that the old result has; one that the new one lacks is gone.
 
     Args:
         old: A result as `write_result` writes it.
@@ -159,12 +159,16 @@ def compare(
         seed: Of the draws.
     """
     before, after = dict(figures_of(old)), dict(figures_of(new))
-    names = [name for name in before if name in after]
-    judged = [name for name in names if before[name].enough() and after[name].enough()]
+    judged = [
+        name for name in before if name in after and before[name].enough() and after[name].enough()
+    ]
     tail = (1 - confidence) / 2 / max(1, len(judged))
     rng = np.random.default_rng(seed)
     changes = []
-    for name in names:
+    for name in before:
+        if name not in after:
+            changes.append(Change(name, before[name].value(), None, None, "gone"))
+            continue
         values = before[name].value(), after[name].value()
         if name not in judged:
             changes.append(Change(name, *values, None, "too few rounds"))

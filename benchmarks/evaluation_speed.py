@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import resource
 import statistics
@@ -33,7 +32,8 @@ from appliance.evaluation.metrics.error_types import analyse_errors
 from appliance.evaluation.metrics.intervals import bootstrap_intervals
 from appliance.evaluation.metrics.matching import GroundTruth
 from appliance.labels import LabelMap
-from benchmarks.measurement import tell_written, write_result
+from benchmarks.commands import run_command
+from benchmarks.measurement import write_result
 
 SIDE_PX = 640
 OBJECTS_PER_PICTURE = 10
@@ -54,7 +54,10 @@ class Case:
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Times the measuring of detections on one core.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluation_speed",
+        description="Times the measuring of detections on one core.",
+    )
     parser.add_argument("--name", default="evaluation_speed", help="name of the result file")
     parser.add_argument("--folder", default="evaluation", help="folder below benchmarks/results/")
     parser.add_argument("--pictures", type=int, default=5000)
@@ -62,7 +65,10 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON document last")
-    options = parser.parse_args()
+    run_command(parser, _run)
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     # Threads, should any library start some, share this one core.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
@@ -73,10 +79,8 @@ def main() -> None:
     print(f"{'pycocotools / coco':22} {result['pycocotools_over_coco']:8.1f} x")
     print(f"{'largest difference':22} {result['largest_difference']:8.1e}")
     print(f"{'most memory':22} {result['most_memory_mib']:8.0f} MiB")
-    path = write_result(options.name, "benchmarks.evaluation_speed", result, options.folder)
-    tell_written(path)
-    if options.json:
-        print(json.dumps(result))
+    write_result(options.name, "benchmarks.evaluation_speed", result, options.folder)
+    return result
 
 
 def draw_case(pictures: int, detections: int, labels: int, seed: int = 0) -> Case:

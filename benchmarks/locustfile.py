@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -99,7 +100,9 @@ def add_options(parser: argparse.ArgumentParser, **_: Any) -> None:
         default=DEFAULT_SIZES,
         help="longer sides in pixels with their weights, or `own` for the files as they are",
     )
-    parser.add_argument("--think", type=float, default=0.0, help="mean pause of a user in seconds")
+    parser.add_argument(
+        "--think", type=_pause_s, default=0.0, help="mean pause of a user in seconds"
+    )
     parser.add_argument("--shape", choices=sorted(SHAPES), help="how the load changes", **own)
 
 
@@ -121,7 +124,9 @@ def keep_tagged(environment: Environment, **_: Any) -> None:
 @events.init.add_listener
 def prepare_early(environment: Environment, **_: Any) -> None:
     """Without a page all is known now, and reading pictures takes nothing of the time of the run."""
-    if environment.parsed_options.headless and environment.host:
+    if environment.parsed_options.headless:
+        if not environment.host:
+            _stop("No address of a service: give --host, such as --host http://127.0.0.1:8000")
         try:
             _prepare(environment)
         except ApplianceError as error:
@@ -147,6 +152,16 @@ def _prepare(environment: Environment) -> None:
         mix = PictureMix.of_folder(folder, options.sizes)
         target = Target.of(environment.host or "", None)
         ServiceUser.work = Work(target, mix, options.think, asked)
+
+
+def _pause_s(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 on, got {text}")
+    return value
 
 
 def _stop(sentence: str) -> NoReturn:

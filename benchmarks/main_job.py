@@ -13,7 +13,6 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,17 +25,21 @@ from PIL import Image
 from appliance.bulk.scores.manifest import read_records
 from appliance.images.drawing import draw_detections, load_picture
 from appliance.records import Record
-from benchmarks.measurement import RESULTS_DIR, tell_written, write_result
+from benchmarks.commands import count, run_command
+from benchmarks.measurement import RESULTS_DIR, write_result
+from benchmarks.programs import told_by
 
 FIGURES = ("map_50", "train_wall_s", "batch_images_per_s", "http_p50_ms", "total_wall_s")
 
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Times the main job as a user starts it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.main_job", description="Times the main job as a user starts it."
+    )
     parser.add_argument("--name", default="main_job", help="name of the result file")
     parser.add_argument("--folder", default="latest", help="folder below benchmarks/results/")
-    parser.add_argument("--repeats", type=int, default=1, help="how often to run it")
+    parser.add_argument("--repeats", type=count, default=1, help="how often to run it")
     parser.add_argument("--quick", action="store_true", help="once, with 40 training steps")
     parser.add_argument("--data", help="own Pascal VOC folder instead of drawn scenes")
     parser.add_argument("--init", default="none", help="starting weights")
@@ -46,15 +49,15 @@ def main() -> None:
     )
     parser.add_argument("--keep", help="folder for what the last run made: model, scores, pictures")
     parser.add_argument("--json", action="store_true", help="print one JSON document last")
-    options = parser.parse_args()
+    run_command(parser, _measure, {"repeats": 1, "steps": 40})
 
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
     arguments = ["--init", options.init]
-    steps = 40 if options.quick and options.steps is None else options.steps
     arguments += [] if options.data is None else ["--data", options.data]
-    arguments += [] if steps is None else ["--steps", str(steps)]
+    arguments += [] if options.steps is None else ["--steps", str(options.steps)]
     picture = RESULTS_DIR / options.folder / "detections.jpg" if options.picture else None
-    repeats = 1 if options.quick else options.repeats
-    runs = [_run(arguments, picture, options.keep) for _ in range(repeats)]
+    runs = [_run(arguments, picture, options.keep) for _ in range(options.repeats)]
     result = {
         "median": {name: statistics.median(run[name] for run in runs) for name in FIGURES},
         "http_equals_batch": all(run["http_equals_batch"] for run in runs),
@@ -63,23 +66,21 @@ def main() -> None:
     }
     for name, value in result["median"].items():
         print(f"{name:20} {value:10.3f}")
-    path = write_result(options.name, "benchmarks.main_job", result, options.folder)
-    tell_written(path)
-    if options.json:
-        print(json.dumps(result))
+    write_result(options.name, "benchmarks.main_job", result, options.folder)
+    return result
 
 
 def _run(arguments: list[str], picture: Path | None, keep: str | None) -> dict[str, Any]:
     appliance = Path(sys.executable).with_name("appliance")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(appliance), "demo", "--quiet", "--json", "--out", f"{folder}/out"]
-        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+        told = told_by([*command, *arguments])
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
             _draw(read_records(f"{folder}/out/scores")[:2]).save(picture, quality=88)
         if keep is not None:
             shutil.copytree(f"{folder}/out", keep, dirs_exist_ok=True)
-    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    summary: dict[str, Any] = json.loads(told.splitlines()[-1])
     return summary
 
 

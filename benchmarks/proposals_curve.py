@@ -17,11 +17,12 @@ from dataclasses import asdict
 from typing import Any
 
 from appliance.model.device import resolve_device
+from benchmarks.commands import run_command
 from benchmarks.measurement import RESULTS_DIR, write_result
 from benchmarks.model_speed.cases import case_of, spec_of
 from benchmarks.model_speed.compare import Bench
 from benchmarks.model_speed.curve_charts import accuracy_chart, time_chart
-from benchmarks.model_speed.options import add_arguments, run_command
+from benchmarks.model_speed.options import add_arguments
 from benchmarks.model_speed.proposals import Point, Proposals, curve, recommended
 
 PRE_NMS = (1000, 500, 300, 150, 100)
@@ -31,7 +32,10 @@ TIME_ROUNDS = 3
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="AP and time against the number of proposals.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.proposals_curve",
+        description="AP and time against the number of proposals.",
+    )
     add_arguments(parser, name="proposals_curve")
     run_command(parser, _run)
 

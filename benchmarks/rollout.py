@@ -25,8 +25,8 @@ from appliance.on_ray import deployments
 from appliance.on_ray.cluster import local_cluster
 from appliance.on_ray.serving import service_environment, whole_machine
 from appliance.registry.registry import Registry
+from benchmarks.commands import add_result_arguments, count, positive, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, count, run_command
 from benchmarks.serving.figures import OK, percentiles, summary
 from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import send_load
@@ -39,18 +39,18 @@ _FULL_LOAD_S = 10.0
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Switches a deployment under load.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rollout", description="Switches a deployment under load."
+    )
     parser.add_argument("--requests", type=count, default=10_000, help="through both switches")
-    parser.add_argument("--load", type=float, default=0.5, help="share of the best speed")
+    parser.add_argument("--load", type=_share, default=0.5, help="share of the best speed")
     parser.add_argument("--replicas", type=count, default=2)
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     add_result_arguments(parser, name="rollout")
-    run_command(parser, _run)
+    run_command(parser, _run, {"requests": 60, "replicas": 1})
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    if options.quick:
-        options.requests, options.replicas = 60, 1
     with prepared_for(options) as prepared:
         registry = _two_versions(prepared.model, prepared.folder)
         with local_cluster(environment=service_environment()):
@@ -158,6 +158,13 @@ def _outcome(told: dict[str, Any], clock: _Clock) -> dict[str, Any]:
     for when, found in times.items():
         print(f"{when:12} p50 {found.get('p50', 0):.0f} p99 {found.get('p99', 0):.0f} ms")
     return outcome
+
+
+def _share(text: str) -> float:
+    value = positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
+    return value
 
 
 if __name__ == "__main__":

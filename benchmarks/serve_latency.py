@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from benchmarks.commands import add_result_arguments, positive, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, run_command
 from benchmarks.serving.figures import summary
 from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import memory_mib, running_service, send_load
@@ -26,21 +26,23 @@ _SIZE_BYTES = 200_000
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Measures the overhead of the service.")
-    parser.add_argument("--seconds", type=float, default=30, help="of load")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve_latency",
+        description="Measures the overhead of the service.",
+    )
+    parser.add_argument("--seconds", type=positive, default=30, help="of load")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     add_result_arguments(parser, name="serve_latency")
-    run_command(parser, _run)
+    run_command(parser, _run, {"seconds": 3})
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    seconds = 3 if options.quick else options.seconds
     with (
         prepared_for(options, size_wh=_SIZE_WH, size_bytes=_SIZE_BYTES) as prepared,
         running_service(prepared.model) as url,
     ):
         idle_mib = memory_mib()
-        told = send_load(url, prepared.pictures, clients=1, seconds=seconds, warm_up=20)
+        told = send_load(url, prepared.pictures, clients=1, seconds=options.seconds, warm_up=20)
     found = summary(told)
     overhead = found["overhead_ms"]
     result = {

@@ -10,12 +10,15 @@ Without --model, a compact network that is trained once and kept. What stands be
 from __future__ import annotations
 
 import argparse
-import subprocess
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.model_speed.options import CACHE_DIR
+from appliance.errors import ApplianceError
+from benchmarks.commands import CACHE_DIR, MISTAKE, end_on_sigterm
+from benchmarks.online.options import online_parser
+from benchmarks.programs import run_program
 from benchmarks.serving.preparation import prepare
 from benchmarks.serving.service import running_service
 
@@ -32,6 +35,19 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE_DIR, help="folder for weights")
     parser.add_argument("online", nargs="*", metavar="-- OPTION", help="of `benchmarks.online`")
     options = parser.parse_args()
+    # What is wrong with its options is told before a service is started for it.
+    online_parser().parse_args(["http://127.0.0.1", *options.online])
+    end_on_sigterm()
+    try:
+        sys.exit(_run(options))
+    except ApplianceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="serving-") as scratch:
         model = options.model
         if model is None:
@@ -43,8 +59,7 @@ def main() -> None:
             ).model
         with running_service(model, *options.serve.split()) as url:
             command = [sys.executable, "-m", "benchmarks.online", url, *options.online]
-            done = subprocess.run(command, check=False)
-    sys.exit(done.returncode)
+            return run_program(command)
 
 
 if __name__ == "__main__":

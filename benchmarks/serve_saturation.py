@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from statistics import median
 from typing import Any
 
+from benchmarks.commands import add_result_arguments, count, counts, positive, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, counts, run_command
+from benchmarks.programs import told_by
 from benchmarks.serving.figures import OK, percentiles, summary
 from benchmarks.serving.preparation import Prepared, prepared_for
 from benchmarks.serving.service import running_service, send_load
@@ -34,20 +34,21 @@ TARGETS = {
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Saturates the service, then overloads it.")
-    parser.add_argument("--seconds", type=float, default=12, help="of each load")
-    parser.add_argument("--rounds", type=int, default=3, help="of the bare loop and the clients")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve_saturation",
+        description="Saturates the service, then overloads it.",
+    )
+    parser.add_argument("--seconds", type=positive, default=12, help="of each load")
+    parser.add_argument("--rounds", type=count, default=3, help="of the bare loop and the clients")
     parser.add_argument("--clients", type=counts, default=(1, 2, 3, 4, 8), help="such as 1,2,4")
-    parser.add_argument("--deadline-ms", type=float, default=2000, help="of the overload")
+    parser.add_argument("--deadline-ms", type=positive, default=2000, help="of the overload")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     parser.add_argument("--serve", default="", help="further options of `appliance serve`")
     add_result_arguments(parser, name="serve_saturation")
-    run_command(parser, _run)
+    run_command(parser, _run, {"seconds": 2, "rounds": 1, "clients": (1, 2)})
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    if options.quick:
-        options.seconds, options.rounds, options.clients = 2, 1, (1, 2)
     with prepared_for(options) as prepared:
         # Before and after: an idle service takes some of the machine, too.
         bare = _bare(prepared, options)
@@ -93,10 +94,8 @@ def _bare(prepared: Prepared, options: argparse.Namespace) -> list[float]:
     command = [sys.executable, "-m", "benchmarks.serving.bare", prepared.model, prepared.pictures]
     found = []
     for _ in range(options.rounds):
-        done = subprocess.run(
-            [*command, f"{options.seconds:g}"], stdout=subprocess.PIPE, text=True, check=True
-        )
-        found.append(json.loads(done.stdout)["images_per_s"])
+        told = json.loads(told_by([*command, f"{options.seconds:g}"]))
+        found.append(told["images_per_s"])
         print(f"bare         {found[-1]:8.2f} images/s", flush=True)
     return found
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.commands import add_result_arguments, count, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, count, run_command
 from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import running_service
 from benchmarks.serving.starts import answer, replicas, wait_for_none
@@ -28,15 +28,17 @@ TARGET_S = {"new_replica": 10.0, "after_kill": 10.0}
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Measures the starts of the service.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve_start", description="Measures the starts of the service."
+    )
     parser.add_argument("--rounds", type=count, default=3, help="of all starts")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     add_result_arguments(parser, name="serve_start")
-    run_command(parser, _run)
+    run_command(parser, _run, {"rounds": 1})
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    rounds = 1 if options.quick else options.rounds
+    rounds = options.rounds
     with prepared_for(options) as prepared:
         picture = next(Path(prepared.pictures).iterdir()).read_bytes()
         measured = []

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.commands import add_result_arguments, count, positive, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, count, run_command
 from benchmarks.serving.figures import OK
 from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import memory_mib, running_service, send_load
@@ -39,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=count, default=20_000, help="at least so many")
     parser.add_argument("--clients", type=count, default=4, help="each with one connection")
-    parser.add_argument("--round-seconds", type=float, default=30.0, help="between two looks")
+    parser.add_argument("--round-seconds", type=positive, default=30.0, help="between two looks")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     parser.add_argument("--serve", default="", help="further options of `appliance serve`")
     add_result_arguments(parser, name="soak")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from service_load import wait_for
 from typer.testing import CliRunner
 
 from appliance.cli import bench
@@ -19,20 +22,17 @@ from benchmarks.all import FULL, KEPT, QUICK, run_all
 from benchmarks.measurement import machine
 from benchmarks.soak import growth, state_of_children
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.mark.parametrize("command", ["online", "batch", "train", "model", "all", "compare"])
 def test_a_command_is_the_benchmark_of_its_name(command, monkeypatch):
     ran = []
 
-    def run(words, check):
-        ran.append(words)
-        return subprocess.CompletedProcess(words, 3)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    done = CliRunner().invoke(bench.app, [command, "x", "--help", "--rounds", "2"])
-    assert done.exit_code == 3
-    ((python, _, module, *arguments),) = ran
-    assert python == sys.executable
+    monkeypatch.setattr(os, "execv", lambda program, words: ran.append((program, *words)))
+    CliRunner().invoke(bench.app, [command, "x", "--help", "--rounds", "2"])
+    ((program, python, _, module, *arguments),) = ran
+    assert program == python == sys.executable
     assert arguments == ["x", "--help", "--rounds", "2"]
     folder = Path(__file__).resolve().parents[1] / module.replace(".", "/")
     assert folder.with_suffix(".py").is_file() or (folder / "__main__.py").is_file()
@@ -47,12 +47,25 @@ def test_who_lacks_the_packages_of_a_load_is_told(command, monkeypatch):
     assert ".[bench]" in str(failed)
 
 
-def test_ctrl_c_ends_a_benchmark_without_a_traceback(monkeypatch):
-    def run(words, check):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert CliRunner().invoke(bench.app, ["model"]).exit_code == 130
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_that_is_stopped_clears_away_what_it_has_made(signal_number, code, tmp_path):
+    command = [sys.executable, "-m", "appliance.cli.main", "bench", "batch", "--quick"]
+    command += ["--sides", "bare", "--rounds", "500", "--folder", str(tmp_path / "results")]
+    (tmp_path / "scratch").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, process_group=0, cwd=ROOT
+    ) as process:
+        wait_for(lambda: list(tmp_path.rglob("*.json")) or process.poll() is not None)
+        # A terminal's Ctrl-C reaches all of its programs, `kill` one.
+        send = os.killpg if signal_number == signal.SIGINT else os.kill
+        send(process.pid, signal_number)
+        said = process.communicate()[1]
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert not [path for path in (tmp_path / "scratch").iterdir() if "throughput" in path.name]
+    told = json.loads((tmp_path / "results" / "batch_throughput.json").read_text())
+    assert (told["quick"], told["finished"]) == (True, False)
 
 
 def test_one_that_fails_stops_no_other(tmp_path, capfd):
@@ -71,11 +84,14 @@ def test_one_that_fails_stops_no_other(tmp_path, capfd):
     assert said.count(" done\n") == 3
     assert (tmp_path / "report.html").is_file()
     assert run_all({"works": ("benchmarks.compare", "--help")}, tmp_path / "empty") == []
+    needing = {"fails": plan["fails"], "works": plan["works"]}
+    assert run_all(needing, tmp_path, {"works": "fails"}) == ["fails", "works"]
+    assert "not run, as fails failed, exit code 2" in capfd.readouterr().out
 
 
 def test_what_is_run_is_what_is_asked_for(monkeypatch, capsys):
     ran = []
-    monkeypatch.setattr(all_command, "run_all", lambda plan, _: ran.append(dict(plan)))
+    monkeypatch.setattr(all_command, "run_all", lambda plan, *_: ran.append(dict(plan)))
     for arguments, plan in ((["--quick"], QUICK), ([], FULL)):
         monkeypatch.setattr(sys, "argv", ["all", *arguments])
         with pytest.raises(SystemExit) as stopped:
@@ -91,6 +107,18 @@ def test_what_is_run_is_what_is_asked_for(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         all_command.main()
     assert ran[-1] == {"model": FULL["model"]}
+    # What another leaves for it is made first, once.
+    for names in ("online", "main_job,online"):
+        monkeypatch.setattr(sys, "argv", ["all", "--quick", "--only", names])
+        with pytest.raises(SystemExit):
+            all_command.main()
+        assert list(ran[-1]) == ["main_job", "online"]
+    for names, told in (("", "nothing is none of"), ("model,model", "model stands there twice")):
+        monkeypatch.setattr(sys, "argv", ["all", "--only", names])
+        with pytest.raises(SystemExit) as stopped:
+            all_command.main()
+        assert stopped.value.code == 2
+        assert told in capsys.readouterr().err
 
 
 def test_every_module_of_the_plans_takes_its_arguments(monkeypatch, capsys):

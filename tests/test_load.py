@@ -92,6 +92,7 @@ def test_a_mistake_is_one_sentence(url, pictures_dir, tmp_path):
             PictureMix.of_folder(folder, sizes)
     for address, options, told in (
         ("http://127.0.0.1:1", (), "The service does not answer"),
+        ("", (), "No address of a service: give --host"),
         (url, ("--tags", "abacus"), "No kind of user is left"),
     ):
         done = run_locust(address, pictures_dir, *options)

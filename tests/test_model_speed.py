@@ -22,9 +22,10 @@ from appliance.images.decoding import DecodedImage, decode_image
 from appliance.model.faster_rcnn import build_network
 from appliance.model.inference.stage_times import STAGES
 from benchmarks import proposals_curve
+from benchmarks.commands import counts
 from benchmarks.model_speed.cases import TrainingStage, case_of, spec_of
 from benchmarks.model_speed.memory import peak_memory
-from benchmarks.model_speed.options import architectures, counts
+from benchmarks.model_speed.options import architectures
 from benchmarks.model_speed.pictures import LABEL_MAP, PictureSet, draw_pictures
 from benchmarks.model_speed.proposals import Point, Proposals, detections_for, recommended
 from benchmarks.model_speed.rounds import Round, SideTimes, alternate

@@ -25,7 +25,7 @@ from appliance.scoring import ImageScorer
 from benchmarks.model_speed.cases import spec_of
 from benchmarks.online.protocols import WrongAnswerError
 from benchmarks.peers import environment
-from benchmarks.peers.__main__ import main
+from benchmarks.peers.__main__ import QUICK, main
 from benchmarks.peers.agreement import found_of
 from benchmarks.peers.batch.comparison import compare_jobs
 from benchmarks.peers.batch.jobs import JOBS, compare_rows
@@ -154,7 +154,8 @@ def test_all_processes_of_a_peer_are_stopped(tmp_path):
 def test_sigterm_stops_the_peer_too(tmp_path):
     code = (
         "import sys, pathlib, time\n"
-        "from benchmarks.peers.processes import Running, end_on_sigterm\n"
+        "from benchmarks.commands import end_on_sigterm\n"
+        "from benchmarks.peers.processes import Running\n"
         "end_on_sigterm()\n"
         f"with Running([sys.executable, '-c', {SLEEPER!r}], {{}}, pathlib.Path('.')) as running:\n"
         "    while len(running._tree()) < 2: time.sleep(0.05)\n"
@@ -305,6 +306,7 @@ def test_mistakes_are_told_in_one_sentence(words, sentence, monkeypatch, capsys)
 
 def options(cache_dir, *names, **changes):
     chosen = {"peers": names, "quick": True, "cache": cache_dir, "backbone": "mobilenet_v2"}
+    chosen |= QUICK
     return argparse.Namespace(**chosen, environments=cache_dir / "environments", **changes)
 
 

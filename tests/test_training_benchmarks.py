@@ -106,7 +106,7 @@ def test_accuracy_leaves_out_what_is_not_there_and_says_why(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--only", "fridge"])
     with pytest.raises(SystemExit) as stopped:
         accuracy.main()
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     (sentence,) = capsys.readouterr().err.splitlines()[-1:]
     assert sentence.startswith("error: The pictures or weights of the cross-validation are not")
 

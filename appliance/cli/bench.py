@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
 
@@ -67,9 +67,5 @@ def _require_generator() -> None:
 
 
 def _run(module: str, context: typer.Context) -> None:
-    try:
-        done = subprocess.run([sys.executable, "-m", module, *context.args], check=False)
-    except KeyboardInterrupt:
-        # It had the same Ctrl-C.
-        raise typer.Exit(130) from None
-    raise typer.Exit(done.returncode)
+    # It takes this process over, so that Ctrl-C and SIGTERM reach who knows what there is to clear away.
+    os.execv(sys.executable, [sys.executable, "-m", module, *context.args])  # noqa: S606 - no shell wanted

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,11 +28,12 @@ from appliance.model import model_file
 from appliance.model.faster_rcnn import build_network
 from benchmarks.batch_throughput.sides import SIDES
 from benchmarks.batch_throughput.watching import run_side
+from benchmarks.commands import add_result_arguments, count, counts, run_command, some_of
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.cases import case_of, spec_of
-from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 from benchmarks.model_speed.weights import trained_model
+from benchmarks.programs import told_by
 
 _DISTINCT = 96
 """Drawn pictures; a job of more sees copies of them under other names."""
@@ -42,10 +42,15 @@ _SMALL_WH = (160, 120)
 
 def main() -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description="Compares three ways to score a folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.batch_throughput",
+        description="Compares three ways to score a folder.",
+    )
     parser.add_argument("--images", type=count, default=400, help="pictures of each side")
     parser.add_argument("--rounds", type=count, default=3, help="of each side")
-    parser.add_argument("--sides", default=",".join(SIDES), help="which, by commas")
+    parser.add_argument(
+        "--sides", type=some_of(tuple(SIDES)), default=tuple(SIDES), help="which, by commas"
+    )
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     parser.add_argument("--memory", type=counts, default=(), help="such as 2000,20000")
     parser.add_argument("--listing", type=count, help="keys of the simulated store")
@@ -58,7 +63,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
         model, pictures = _prepare(options, Path(scratch))
         for number in range(1, options.rounds + 1):
-            for side in options.sides.split(","):
+            for side in options.sides:
                 measured = {"round": number, **run_side(side, model, pictures)}
                 result["results"].append(measured)
                 print(_line(measured), flush=True)
@@ -67,11 +72,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     result["memory"] = [_memory(images, options) for images in options.memory]
     if options.listing:
         command = [sys.executable, "-m", "benchmarks.batch_throughput.listing"]
-        done = subprocess.run(
-            [*command, str(options.listing)], stdout=subprocess.PIPE, text=True, check=True
-        )
-        result["listing"] = json.loads(done.stdout)
-        print("listing:", done.stdout.strip())
+        told = told_by([*command, str(options.listing)])
+        result["listing"] = json.loads(told)
+        print("listing:", told.strip())
     for name, ratio in result["ratios"].items():
         print(f"{name}: {ratio['median']:.2f} of {ratio['rounds']}")
     write_result(options.name, "benchmarks.batch_throughput", result, options.folder)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.batch_throughput.naive_ray import BATCH, CORES, naive
+from benchmarks.commands import end_on_sigterm
 
 
 def bare(model: str, pictures: str, output: str) -> dict[str, Any]:
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("pictures")
     options = parser.parse_args()
+    end_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="throughput-") as output:
         print(json.dumps(SIDES[options.side](options.model, options.pictures, output)))
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import psutil
 
+from appliance.errors import ServiceError
+from benchmarks.programs import started
+
 _INTERVAL_S = 0.5
 _MIB = 2**20
 _ROLES = {"raylet/raylet": "object_store", "ray::MapWorker": "workers", "ray::": "ray"}
@@ -22,10 +25,10 @@ def run_side(side: str, model: str, pictures: str) -> dict[str, Any]:
     all its other processes together. Of the first two only memory of their own counts (USS).
 
     Raises:
-        RuntimeError: The side failed.
+        ServiceError: The side failed.
     """
     command = [sys.executable, "-m", "benchmarks.batch_throughput.sides", side, model, pictures]
-    with psutil.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE) as process:
         peaks: dict[str, int] = defaultdict(int)
         while process.poll() is None:
             for role, size_bytes in _memory_bytes(process).items():
@@ -33,7 +36,12 @@ def run_side(side: str, model: str, pictures: str) -> dict[str, Any]:
             psutil.wait_procs([process], timeout=_INTERVAL_S)
         printed = process.stdout.read()
     if process.returncode:
-        raise RuntimeError(f"the side {side} ended with {process.returncode}")
+        raise ServiceError(
+            "A side failed",
+            where=side,
+            got=f"exit code {process.returncode}",
+            hint="What it said stands above",
+        )
     told = json.loads(printed.splitlines()[-1])
     return {"side": side, **told, "peak_mib": {r: round(b / _MIB) for r, b in peaks.items()}}
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.cold_start.marks import FILE_VARIABLE, read_marks
 from benchmarks.cold_start.phases import REPLICA, SERVICE, medians, moments_of, phases
+from benchmarks.commands import add_result_arguments, count, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, count, run_command
 from benchmarks.serving.preparation import prepared_for
 from benchmarks.serving.service import free_port, is_ready, running_service
 from benchmarks.serving.starts import answer, replicas, wait_for_none
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, default=3, help="of all starts")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     add_result_arguments(parser, name="cold_start")
-    run_command(parser, _run)
+    run_command(parser, _run, {"rounds": 1})
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {}
     with prepared_for(options) as prepared:
         picture = next(Path(prepared.pictures).iterdir()).read_bytes()
-        for number in range(1, (1 if options.quick else options.rounds) + 1):
+        for number in range(1, options.rounds + 1):
             marks = prepared.folder / f"marks-{number}"
             rounds.append(_measure(prepared.model, picture, marks, quick=options.quick))
             result = _result(rounds, prepared.mean_bytes)

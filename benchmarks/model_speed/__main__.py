@@ -17,18 +17,20 @@ from typing import Any
 import torch
 
 from appliance.model.device import resolve_device
+from benchmarks.commands import count, counts, run_command
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.accuracy import has_coco
 from benchmarks.model_speed.cases import ROUNDS, case_of, spec_of
 from benchmarks.model_speed.compare import Bench
-from benchmarks.model_speed.options import add_arguments, count, counts, run_command
+from benchmarks.model_speed.options import add_arguments
 from benchmarks.model_speed.table import table
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(
-        description="Times torchvision's Faster R-CNN and the appliance's, in turn."
+        prog="python -m benchmarks.model_speed",
+        description="Times torchvision's Faster R-CNN and the appliance's, in turn.",
     )
     add_arguments(parser, name="model_speed")
     parser.add_argument("--batch", type=counts, help="1,4,16 by default; 1,4 with --quick")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.online.search import OVERLOAD, Search, highest_rate
@@ -27,17 +27,21 @@ class Campaign:
         loop: Sends the requests.
         options: `seconds`, `objective_ms`, `deadline_ms`, `max_lag_ms`, `resolution`, `seed` and `quick`, as on
             the command line.
+        after: Called after every step.
 
     Attributes:
         told: What is said of each step, with its name.
         void: Why the figures say more of the generator than of the service; empty where they do not.
     """
 
-    def __init__(self, loop: OpenLoop, options: argparse.Namespace) -> None:
+    def __init__(
+        self, loop: OpenLoop, options: argparse.Namespace, after: Callable[[Campaign], None]
+    ) -> None:
         self.told: list[dict[str, Any]] = []
         self.void: list[str] = []
         self._loop = loop
         self._options = options
+        self._after = after
 
     def step(
         self, name: str, rate_per_s: float, longer: float = 1.0, deadline_ms: float | None = None
@@ -64,6 +68,7 @@ class Campaign:
         )
         self.told.append({"name": name, **step.to_json()})
         print(step_line(name, self.told[-1]), flush=True)
+        self._after(self)
         return step
 
     def find_limits(self, start_per_s: float, curve: Sequence[float]) -> dict[str, float | None]:

@@ -35,6 +35,11 @@ class References:
         self._max_detections = max_detections
         self._found: dict[str, Found] = {}
 
+    @property
+    def without_detections(self) -> tuple[int, int]:
+        """Of how many pictures the first answer finds nothing, and of how many there is one."""
+        return sum(not len(found.scores) for found in self._found.values()), len(self._found)
+
     def check(self, found: Found, picture: Picture) -> None:
         """Keeps the first answer for a picture, and compares the others with it.
 

@@ -43,10 +43,14 @@ class OpenLoop:
         target: The service.
         mix: The pictures.
         protocol: How to ask.
+
+    Attributes:
+        references: What answers are held against.
     """
 
     def __init__(self, target: Target, mix: PictureMix, protocol: Protocol) -> None:
-        OpenLoopUser.work = Work(target, mix)
+        work = OpenLoopUser.work = Work(target, mix)
+        self.references = work.references
         OpenLoopUser.host = target.base_url
         self._mix = mix
         self._protocol = protocol

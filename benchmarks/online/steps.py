@@ -95,6 +95,8 @@ class Step:
     def void(self) -> list[str]:
         """Why the figures say more of the generator than of the service; empty where they do not."""
         reasons = [] if self.ended_early is None else [self.ended_early]
+        if not self.samples and not reasons:
+            reasons.append("no request fell due in this time")
         busiest = float(np.percentile(self.cpu_shares, 95))
         if busiest > _MAX_CPU_SHARE:
             reasons.append(f"the generator took {busiest:.2f} of its one core")
@@ -103,7 +105,7 @@ class Step:
         # Of a few dozen requests one that was late by chance is more than one in a hundred.
         if self.samples and wilson_interval(late, len(self.samples))[0] > _MAX_LATE_SHARE:
             reasons.append(
-                f"the generator sent {late / len(self.samples):.0%} of the requests more than {allowed_ms:.0f} ms late"
+                f"the generator sent {late / len(self.samples):.0%} of the requests more than {allowed_ms:g} ms late"
             )
         return reasons
 

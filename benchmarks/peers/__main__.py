@@ -23,14 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import add_result_arguments, count, counts, positive, run_command
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
 from benchmarks.peers.batch.comparison import compare_jobs
 from benchmarks.peers.batch.jobs import JOBS
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.online.comparison import compare_servers
 from benchmarks.peers.online.servers import SERVERS
-from benchmarks.peers.processes import end_on_sigterm
 from benchmarks.peers.training.comparison import compare_trainings
 from benchmarks.peers.training.trainings import TRAININGS
 
@@ -41,6 +40,7 @@ PARTS: dict[str, Compare] = {
     "batch": compare_jobs,
     "training": compare_trainings,
 }
+QUICK = {"rounds": 1, "seconds": 1.0, "clients": (1, 2), "images": 16}
 SIDES = {"online": tuple(SERVERS), "batch": tuple(JOBS), "training": tuple(TRAININGS)}
 
 
@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--peers", type=_names, help="some sides of the part, by commas")
     parser.add_argument("--rounds", type=count, default=3, help="of each side")
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
-    parser.add_argument("--seconds", type=float, default=10, help="of each load (online)")
+    parser.add_argument("--seconds", type=positive, default=10, help="of each load (online)")
     parser.add_argument("--clients", type=counts, default=(1, 2, 8), help="such as 1,8 (online)")
-    parser.add_argument("--objective-ms", type=float, default=1000, help="of goodput (online)")
+    parser.add_argument("--objective-ms", type=positive, default=1000, help="of goodput (online)")
     parser.add_argument("--images", type=count, default=320, help="pictures of a job (batch)")
     parser.add_argument("--steps", type=count, default=120, help="of every training")
     parser.add_argument(
@@ -65,7 +65,7 @@ def main() -> None:
         help="folder for virtual environments",
     )
     add_result_arguments(parser, name="peers")
-    run_command(parser, partial(_run, parser))
+    run_command(parser, partial(_run, parser), QUICK)
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
@@ -75,13 +75,11 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[s
     unknown = [name for name in options.peers or () if name not in SIDES[options.only]]
     if unknown:
         parser.error(f"{unknown[0]} is none of {', '.join(SIDES[options.only])}")
-    end_on_sigterm()
-    stem, result = options.name, {}
+    result = {}
     for part in parts:
-        write = partial(_write, f"{stem}_{part}", options.folder)
+        write = partial(_write, f"{options.name}_{part}", options.folder)
         result[part] = PARTS[part](options, write)
         write(result[part])
-    options.name = f"{stem}_" + "|".join(parts)
     return result
 
 

@@ -16,11 +16,11 @@ from appliance.errors import ConfigError
 from appliance.evaluation.report.chart import Chart
 from benchmarks.report.load_charts import load_charts
 from benchmarks.report.rounds_charts import rounds_charts
+from benchmarks.report.rows import headlines, missed_because, sides_table
 from benchmarks.report.scaling_charts import scaling_charts
 
 PAGE = "report.html"
-_ABSENT = "–"
-_LONGEST_LIST = 12
+_MACHINE = {"processor", "cores", "memory_gib", "load_average_before"}
 _SURROUNDINGS = ("benchmark", "command", "date", "commit", "machine", "versions")
 
 
@@ -58,10 +58,11 @@ def write_page(folder: Path) -> Path:
         sections.append(
             {
                 "name": document["benchmark"],
-                "void": document.get("void", []),
+                "warnings": list(_warnings(document)),
                 "surroundings": _surroundings(document),
-                "rows": list(headlines(document)),
-                "steps": document["steps"] if _is_load(document) else [],
+                "rows": list(headlines(document, left_out(document))),
+                "sides": sides_table(document),
+                "steps": _steps(document) if _is_load(document) else [],
                 "charts": charts,
             }
         )
@@ -79,22 +80,26 @@ def charts_of(document: Mapping[str, Any]) -> list[Chart]:
     return [*rounds_charts(document), *scaling_charts(document)]
 
 
-def headlines(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values of what stands at the top of a document, and one level below."""
-    for name, value in document.items():
-        if name in (*_SURROUNDINGS, "void") or (name == "steps" and _is_load(document)):
-            continue  # the page has its own place for those
-        if isinstance(value, Mapping):
-            for inner, below in value.items():
-                if isinstance(below, Mapping) and "median" in below:
-                    yield (
-                        f"{name}: {inner}",
-                        f"{_text(below['median'])} of {_text(below['rounds'])}",
-                    )
-                elif not isinstance(below, Mapping):
-                    yield f"{name}: {inner}", _text(below)
-        elif not isinstance(value, list) or not any(isinstance(one, Mapping) for one in value):
-            yield name, _text(value)
+def left_out(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a document is no row of its own, as it has another place on the page."""
+    tables = [name for name in ("steps",) if _is_load(document)]
+    tables += ["sides"] if isinstance(document.get("sides"), Mapping) else []
+    return (*_SURROUNDINGS, "void", "finished", "quick", *tables)
+
+
+def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"Void: {reason}" for reason in document.get("void", []))
+    if not document.get("finished", True):
+        yield "Unfinished: the run was stopped, or goes on"
+    if document.get("quick"):
+        yield "Measured with --quick, on tiny networks: that shows that it runs, and no speed"
+
+
+def _steps(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**step, "because": [f"{count:,} {reason}" for reason, count in missed_because(step)]}
+        for step in document["steps"]
+    ]
 
 
 def _is_load(document: Mapping[str, Any]) -> bool:
@@ -108,28 +113,15 @@ def _read(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     is_result = isinstance(document, dict) and set(_SURROUNDINGS) <= set(document)
-    return document if is_result else None
+    return document if is_result and _MACHINE <= set(document["machine"]) else None
 
 
 def _surroundings(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     load = ", ".join(map(str, machine["load_average_before"]))
+    # Before results said whether they are finished, that was the load at their end.
+    when = "before" if "finished" in document else "at the end"
     return (
         f"{document['command']} · {document['date']} · commit {document['commit']} · {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['memory_gib']} GiB, load before {load}"
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, load {when} {load}"
     )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return _ABSENT
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        if not value:
-            return "none"
-        more = ", ..." if len(value) > _LONGEST_LIST else ""
-        return ", ".join(_text(one) for one in value[:_LONGEST_LIST]) + more
-    return str(value)

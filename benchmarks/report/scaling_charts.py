@@ -66,7 +66,7 @@ def _answered(cases: Sequence[Mapping[str, Any]]) -> Chart:
         ax.plot(replicas, good, marker="o", markersize=3, color=COLORS[0], label="answered")
         _by_replicas(ax, replicas)
         ax.set_ylabel("answers a second")
-        ax.set_ylim(0, 1.4 * max(good))
+        ax.set_ylim(0, 1.05 * max(*ideal, *good))
         ax.legend(frameon=False, fontsize=8)
 
     return Chart(
@@ -100,7 +100,8 @@ def _costs(cases: Sequence[Mapping[str, Any]]) -> Chart:
                 markersize=3,
                 label=name,
                 color=COLORS[number % len(COLORS)],
-                linestyle=DASHES[number % len(DASHES)],
+                # Another dash for each color, and when colors come again, others than before.
+                linestyle=DASHES[(number + number // len(COLORS)) % len(DASHES)],
             )
         _by_replicas(ax, replicas)
         ax.set_ylabel("CPU ms for a request")

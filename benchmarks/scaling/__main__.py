@@ -20,14 +20,23 @@ from copy import copy
 from typing import Any
 
 from appliance.on_ray.cluster import local_cluster
+from benchmarks.commands import add_result_arguments, count, counts, positive, run_command, some_of
 from benchmarks.measurement import write_result
-from benchmarks.model_speed.options import add_result_arguments, count, counts, run_command
 from benchmarks.scaling import control_plane, tasks, weak
 from benchmarks.scaling.control_plane import ControlPlane
 from benchmarks.serving.preparation import Prepared, prepared_for
 
 _WEAK = ("model", "training", "batch", "online")
 PARTS = (*_WEAK, "tasks", "control_plane")
+_QUICK = {
+    "rounds": 1,
+    "seconds": 1.0,
+    "idle_seconds": 1.0,
+    "pictures": 16,
+    "steps": 4,
+    "tasks": 32,
+    "replicas": (2,),
+}
 _SMALL_WH = (160, 120)
 _SMALL_BYTES = 10_000
 """For the model that sleeps, or decoding would be most of what is seen."""
@@ -38,28 +47,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description="Measures how work grows with workers."
     )
-    parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)}")
+    parser.add_argument(
+        "--only", type=some_of(PARTS), default=PARTS, help=f"some of {','.join(PARTS)}"
+    )
     parser.add_argument("--rounds", type=count, default=3, help="of everything")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each load")
+    parser.add_argument("--seconds", type=positive, default=12.0, help="of each load")
     parser.add_argument("--pictures", type=count, default=240, help="of batch, for each worker")
     parser.add_argument("--steps", type=count, default=50, help="of training, ten of them warm up")
     parser.add_argument("--tasks", type=count, default=1000, help="of the job with many")
     parser.add_argument(
         "--replicas", type=counts, default=(1, 2, 4, 8, 16, 32), help="that sleep, such as 1,2,4"
     )
-    parser.add_argument("--sleep-ms", type=float, default=50.0, help="of the model that sleeps")
+    parser.add_argument("--sleep-ms", type=positive, default=50.0, help="of the model that sleeps")
     parser.add_argument(
-        "--idle-seconds", type=float, default=10.0, help="to look at a service at rest"
+        "--idle-seconds", type=positive, default=10.0, help="to look at a service at rest"
     )
     parser.add_argument("--backbone", default="mobilenet_v2", help="of the compact network")
     add_result_arguments(parser, name="scaling")
-    run_command(parser, _run)
+    run_command(parser, _run, _QUICK)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    if options.quick:
-        options.rounds, options.seconds, options.idle_seconds = 1, 1.0, 1.0
-        options.pictures, options.steps, options.tasks, options.replicas = 16, 4, 32, (2,)
     result: dict[str, Any] = {"rounds": options.rounds, "weak": {}}
     if set(_WEAK) & set(options.only):
         with prepared_for(options) as prepared:
@@ -109,14 +117,6 @@ def _weak(prepared: Prepared, options: argparse.Namespace, result: dict[str, Any
         with local_cluster() if name in ("training", "batch") else nullcontext():
             result["weak"][name] = weak.measure(side(), options.rounds, name)
         write_result(options.name, "benchmarks.scaling", result, options.folder)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    names = tuple(word.strip() for word in text.split(","))
-    for name in names:
-        if name not in PARTS:
-            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(PARTS)}")
-    return names
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from typing import Any
 
 import psutil
 
+from appliance.errors import ServiceError
+from benchmarks.programs import told_by
+
 APPLIANCE = "appliance.cli.main"
 """The command as users have it."""
 
@@ -43,7 +46,7 @@ def running_service(
         port: Where; None takes a free one.
 
     Raises:
-        RuntimeError: It does not answer in time.
+        ServiceError: It ends, or does not answer in time.
     """
     port = free_port() if port is None else port
     url = f"http://127.0.0.1:{port}"
@@ -51,7 +54,9 @@ def running_service(
     variables = {**os.environ, **(environment or {})}
     with (
         tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen([*command, *options], stdout=said, stderr=said, env=variables) as process,
+        subprocess.Popen(
+            [*command, *options], stdout=said, stderr=said, env=variables, process_group=0
+        ) as process,
     ):
         try:
             _wait_until_ready(url, process, said)
@@ -69,8 +74,7 @@ def send_load(url: str, pictures: str, **options: float | None) -> dict[str, Any
         for word in ("--" + name.replace("_", "-"), f"{value:g}")
     ]
     command = [sys.executable, "-m", "benchmarks.serving.load", url, pictures, *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(told_by(command))
     return told
 
 
@@ -127,4 +131,9 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], said: Any) -> 
             return
         time.sleep(0.2)
     said.seek(0)
-    raise RuntimeError(f"the service does not answer:\n{said.read()}")
+    lines = [line for line in map(str.strip, said) if line]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    raise ServiceError(
+        "The service to be measured does not start",
+        got=(errors or lines or [f"nothing within {_START_TIMEOUT_S} s"])[-1],
+    )

@@ -26,9 +26,10 @@ from appliance.errors import ConfigError
 from appliance.model.device import resolve_device
 from appliance.model.spec import COMPACT
 from appliance.training.plan import TrainingPlan
+from benchmarks.commands import count, run_command, some_of
 from benchmarks.measurement import write_result
 from benchmarks.model_speed.accuracy import has_coco
-from benchmarks.model_speed.options import add_arguments, count, run_command
+from benchmarks.model_speed.options import add_arguments
 from benchmarks.model_speed.pictures import PictureSet, draw_pictures
 from benchmarks.training_speed.cases import ON_GPU, Case, case_of
 from benchmarks.training_speed.ratios import (
@@ -54,7 +55,8 @@ Side = Callable[[Bench, TrainingPlan], SideRun]
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(
-        description="Times a plain training loop and the appliance's training, in turn."
+        prog="python -m benchmarks.training_speed",
+        description="Times a plain training loop and the appliance's training, in turn.",
     )
     add_arguments(parser, name="training_speed")
     parser.set_defaults(arch=())
@@ -63,7 +65,9 @@ def main() -> None:
         help="weights to start from, or none; by default MobileNet v2 of ImageNet for the compact"
         " network where its file lies beside the checkout, else none",
     )
-    parser.add_argument("--sides", type=_sides, default=SIDES, help=f"some of {','.join(SIDES)}")
+    parser.add_argument(
+        "--sides", type=some_of(SIDES), default=SIDES, help=f"some of {','.join(SIDES)}"
+    )
     parser.add_argument("--steps", type=count, help="of every training")
     parser.add_argument("--batch", type=count, help="pictures a step")
     parser.add_argument("--rounds", type=count, help=f"of every side; default {_ROUNDS}")
@@ -130,14 +134,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     for name, ratio in result["ratios"].items():
         print(f"{name:20} {'left out' if ratio is None else format(ratio['median'], '.3f')}")
     return result
-
-
-def _sides(text: str) -> tuple[str, ...]:
-    names = tuple(word.strip() for word in text.split(","))
-    for name in names:
-        if name not in SIDES:
-            raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(SIDES)}")
-    return names
 
 
 def _architecture(chosen: tuple[str, ...], device_type: str) -> str:

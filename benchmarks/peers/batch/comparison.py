@@ -12,8 +12,6 @@ from benchmarks.peers.batch.jobs import JOBS, OURS, Job, score
 from benchmarks.peers.preparation import prepare_material
 from benchmarks.peers.turns import summarise, take_turns
 
-_QUICK_IMAGES = 16
-
 
 def compare_jobs(
     options: argparse.Namespace, write: Callable[[dict[str, Any]], None]
@@ -24,7 +22,6 @@ def compare_jobs(
         options: Of the command.
         write: Called after every round with what there is.
     """
-    images = _QUICK_IMAGES if options.quick else options.images
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         material = prepare_material(
             Path(folder), backbone=options.backbone, cache=options.cache, quick=options.quick
@@ -32,10 +29,10 @@ def compare_jobs(
         pictures = Path(folder) / "many"
         pictures.mkdir()
         sources = sorted(Path(material.pictures).glob("*.jpg"))
-        for index in range(images):
+        for index in range(options.images):
             (pictures / f"{index:06d}.jpg").symlink_to(sources[index % len(sources)])
         result: dict[str, Any] = {
-            "images": images,
+            "images": options.images,
             "picture_bytes": material.mean_bytes,
             "picture_wh": material.size_wh,
         }
@@ -43,7 +40,7 @@ def compare_jobs(
         def measure(job: Job, python: Path, number: int) -> dict[str, Any]:
             told = score(job, python, material, pictures)
             line = (
-                f"{told['images_per_s']:7.2f} images/s, start {told['start_up_s']:.1f} s, {images} pictures agree, "
+                f"{told['images_per_s']:7.2f} images/s, start {told['start_up_s']:.1f} s, {options.images} pictures agree, "
                 f"peak {told['peak_mib']} MiB"
             )
             return {**told, "line": line}
@@ -55,7 +52,7 @@ def compare_jobs(
         take_turns(
             [JOBS[name] for name in options.peers or JOBS],
             measure,
-            rounds=1 if options.quick else options.rounds,
+            rounds=options.rounds,
             environments=options.environments,
             result=result,
             after=after,

@@ -20,7 +20,6 @@ from benchmarks.peers.turns import of_side, take_turns
 EQUAL_SHARE = 0.7
 OVERLOAD_SHARE = 3.0
 """Rates of the open loads, by the speed of plain torchvision in a loop on the same cores."""
-_QUICK_S = 1.0
 _HEAD = (
     f"{'':24} {'images/s':>9} {'1 client p50':>12} {'p99':>7} {'equal p50':>9} {'p99':>7} {'goodput':>8} "
     f"{'overload':>8} {'MiB':>6} {'start s':>7} {'lines':>5}"
@@ -37,15 +36,14 @@ def compare_servers(
         write: Called after every round with what there is.
     """
     servers = [SERVERS[name] for name in options.peers or SERVERS]
-    seconds = _QUICK_S if options.quick else options.seconds
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         material = prepare_material(
             Path(folder), backbone=options.backbone, cache=options.cache, quick=options.quick
         )
-        plain_per_s = plain_torchvision_per_s(material, seconds)
+        plain_per_s = plain_torchvision_per_s(material, options.seconds)
         loads = Loads(
-            seconds,
-            (1, 2) if options.quick else options.clients,
+            options.seconds,
+            options.clients,
             round(EQUAL_SHARE * plain_per_s, 2),
             round(OVERLOAD_SHARE * plain_per_s, 2),
             2 * options.objective_ms / 1000,
@@ -65,14 +63,14 @@ def compare_servers(
             for server in servers:
                 if rounds := of_side(result, server.name):
                     result["sides"][server.name]["figures"] = figures_of(
-                        rounds, seconds=seconds, objective_ms=options.objective_ms
+                        rounds, seconds=options.seconds, objective_ms=options.objective_ms
                     )
             write(result)
 
         take_turns(
             servers,
             measure,
-            rounds=1 if options.quick else options.rounds,
+            rounds=options.rounds,
             environments=options.environments,
             result=result,
             after=after,

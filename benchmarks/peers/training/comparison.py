@@ -49,7 +49,7 @@ def compare_trainings(
     take_turns(
         [TRAININGS[name] for name in options.peers or TRAININGS],
         measure,
-        rounds=1 if options.quick else options.rounds,
+        rounds=options.rounds,
         environments=options.environments,
         result=result,
         after=after,
