@@ -78,7 +78,8 @@ def main() -> None:
         for name, needed in NEEDED.items():
             if name in names and needed not in names:
                 print(f"{needed} is run, too: {name} needs what it leaves")
-                names.insert(0, needed)
+                names.append(needed)
+    names = [name for name in plan if name in names]  # what is needed comes first
     needs = NEEDED if options.quick else {}
     end_on_sigterm()
     try:

@@ -108,7 +108,7 @@ def test_what_is_run_is_what_is_asked_for(monkeypatch, capsys):
         all_command.main()
     assert ran[-1] == {"model": FULL["model"]}
     # What another leaves for it is made first, once.
-    for names in ("online", "main_job,online"):
+    for names in ("online", "online,main_job"):
         monkeypatch.setattr(sys, "argv", ["all", "--quick", "--only", names])
         with pytest.raises(SystemExit):
             all_command.main()
