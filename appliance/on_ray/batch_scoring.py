@@ -7,7 +7,8 @@ The path of a job:
 
 Every picture listed gives exactly one row, in the order of the listing, also when it could not be read, and
 whatever is killed on the way: the same command goes on with the parts that are missing. Through Ray pass
-only numbers, in few large tasks: each task costs it about a tenth of a second.
+only numbers, in few large tasks: each costs some 30 ms, a third of them in the one process that hands them out
+(`python -m benchmarks.scaling --only tasks`).
 """
 
 from __future__ import annotations
