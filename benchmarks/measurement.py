@@ -128,7 +128,14 @@ def machine() -> dict[str, Any]:
 def _commit() -> str:
     """The commit, and whether what was run differs from it."""
     commit = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{RESULTS_DIR}")
+    changed = _git(
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":/",
+        ":(top,exclude)benchmarks/results",
+    )
     return f"{commit or 'unknown'}{', changed' if changed else ''}"
 
 

@@ -92,7 +92,7 @@ def _warnings(document: Mapping[str, Any]) -> Iterator[str]:
     if not document.get("finished", True):
         yield "Unfinished: the run was stopped, or goes on"
     if document.get("quick"):
-        yield "Measured with --quick, on tiny networks: that shows that it runs, and no speed"
+        yield "Measured with --quick: that shows that it runs; these are no figures to go by"
 
 
 def _steps(document: Mapping[str, Any]) -> list[dict[str, Any]]:
