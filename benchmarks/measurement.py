@@ -29,7 +29,7 @@ def require_writable(name: str, folder: str) -> None:
     Raises:
         ConfigError: It cannot.
     """
-    if Path(name).name != name:
+    if not name or Path(name).name != name:
         raise ConfigError(
             "The name of a result is that of a file",
             got=name or "nothing",

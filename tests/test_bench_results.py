@@ -15,7 +15,7 @@ import pytest
 from appliance.errors import ConfigError
 from benchmarks import compare as compare_command
 from benchmarks.comparison import compare
-from benchmarks.measurement import RESULTS_DIR, machine
+from benchmarks.measurement import RESULTS_DIR, machine, require_writable
 from benchmarks.online.campaign import figures_of
 from benchmarks.online.search import Search
 from benchmarks.online.steps import Sample, Step
@@ -117,6 +117,20 @@ def test_where_nothing_lies_nothing_is_drawn(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "error: No results of benchmarks in the folder" in done.stderr.splitlines()[-1]
+
+
+def test_what_cannot_be_kept_is_not_measured(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, folder, told in (
+        ("../evil", "latest", "name of a result is that of a file .got ../evil"),
+        ("", "latest", "name of a result is that of a file .got nothing"),
+        ("a", tmp_path / "file", "cannot be written there: .*file .got File exists"),
+        ("a", "/proc/x", "cannot be written there: /proc/x .got No such file"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            require_writable(name, str(folder))
+    require_writable("a", str(tmp_path / "new"))
+    assert (tmp_path / "new").is_dir()
 
 
 def verdicts(old, new, **options):
